@@ -1,0 +1,47 @@
+# make VENV=DIR puts the environment elsewhere.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help setup demo test smoke lint bench acceptance clean
+
+help:            ## this list
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## make the environment (again: a no-op)
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "speechbrain-ext needs Python >= 3.10; name one with: make PYTHON=python3.11 setup")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --editable '.[corpora,dev]'
+	$(BIN)/python -m pip install --quiet '.[eval]' --no-build-isolation 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet pesq \
+	  || echo "PESQ could not be built: it needs gcc and the Python headers; PESQ will be shown as not measured"
+	@touch $@
+
+demo: setup      ## train and score the codec on the embedded corpus
+	egs/telugu/run.sh
+
+test: setup      ## all tests (at most 8 minutes on 2 cores)
+	python -m pytest -n 2
+
+smoke: setup     ## the two-minute subset
+	python -m pytest -n 2 -m smoke
+
+lint: setup      ## ruff, shellcheck, imports
+	ruff check .
+	ruff format --check .
+	shellcheck -x $$(git ls-files '*.sh') .ci/run
+
+bench: setup     ## speed ratios against the real peers, side by side
+	python -m pip install --quiet --editable '.[bench]'
+	python -m speechbrain_ext bench
+
+acceptance: setup ## the long proof; writes docs/acceptance.json
+	python -m tests.acceptance
+
+clean:           ## remove the environment and caches; data and experiments stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,57 @@
+"""The command line: one lazy entry per command, so that help never imports torch."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from speechbrain_ext import __version__
+from speechbrain_ext.errors import exits_cleanly
+
+#: command name -> ("module:attribute", one line of help)
+COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command, or None if there is no such name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter):
+        """Write the list of commands from `COMMANDS` without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="speechbrain-ext")
+def cli() -> None:
+    """Speech recipes that train through anything."""
+
+
+@exits_cleanly
+def run(argv: list[str]) -> int:
+    """Run one command and return its exit code (0, 1, 2 or 130)."""
+    try:
+        return cli(args=argv, prog_name="speechbrain-ext", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -108,7 +108,7 @@ class Gradients:
         self._shadow: TensorShadow | None = None
         self._before: list[tuple[torch.nn.Parameter, torch.Tensor | None]] = []
 
-    def take(self, parameters: Iterable[torch.nn.Parameter], copy: bool) -> None:
+    def take(self, parameters: list[torch.nn.Parameter], copy: bool) -> None:
         """Remember which parameters have a gradient and, with ``copy``, its values."""
         self._before = [(p, p.grad) for p in parameters]
         grads = [grad for _, grad in self._before if grad is not None]
@@ -171,6 +171,7 @@ class ForwardState:
     ):
         self._modules = modules
         self._owners = owners
+        self.parameters: list[torch.nn.Parameter] = []
         self._spaces: list[dict] = []
         self._shape: tuple[int, ...] | None = None
         self._shadow = TensorShadow([])
@@ -185,6 +186,7 @@ class ForwardState:
         self._spaces = [vars(module) for module in self._modules.modules()]
         self._spaces += [vars(owner) for owner in self._owners()]
         self._keys = [frozenset(space) for space in self._spaces]
+        self.parameters = list(self._modules.parameters())
         self._slots, self._tensors, self._containers = [], [], []
         for module in self._modules.modules():
             self._tensors += [
@@ -273,13 +275,12 @@ class Transaction:
         self.forward_state = ForwardState(modules, owners)
         self.random = RandomStreams()
         self.gradients = Gradients()
-        self._modules = modules
 
     def begin(self, *, keep_gradients: bool) -> None:
         """Remember everything; ``keep_gradients`` inside an accumulation window."""
         self.forward_state.take()
         self.random.take()
-        self.gradients.take(self._modules.parameters(), copy=keep_gradients)
+        self.gradients.take(self.forward_state.parameters, copy=keep_gradients)
 
     def rollback(self) -> None:
         """Put everything back, as if the batch had never been delivered."""

@@ -1,0 +1,5 @@
+"""The neural codec task."""
+
+from speechbrain_ext.tasks.codec.brain import CodecBrain
+
+__all__ = ["CodecBrain"]

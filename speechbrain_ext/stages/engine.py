@@ -129,8 +129,8 @@ def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
                 if makes(earlier, path)
             ]
         state = f"will run: {'; '.join(reasons)}" if reasons else "up to date"
-        print(f"stage {stage.number} {stage.name:<10} {state}")
-        print(f"    {shlex.join([*stage.launcher, *stage.command])}")
+        say(f"stage {stage.number} {stage.name:<10} {state}")
+        say(f"    {shlex.join([*stage.launcher, *stage.command])}")
         if reasons:
             waiting.append(stage)
     complain_about_missing_inputs(plan, chosen)
@@ -226,7 +226,17 @@ def write_command(plan: Plan) -> None:
 
 def log(where: str, message: str) -> None:
     """Print one line in the form of ESPnet's and icefall's recipes."""
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} ({where}) {message}", flush=True)
+    say(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} ({where}) {message}")
+
+
+def say(text: str) -> None:
+    """Print; when nobody reads it any more (``| head``) the work goes on unseen."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _fault(stage: Stage, code: int) -> str:
@@ -258,10 +268,10 @@ def _ending(plan: Plan, chosen: Sequence[Stage], ran: int, seconds: float) -> st
     """Print the results, if the last stage was chosen; return the last line."""
     if chosen[-1] is plan.stages[-1]:
         for path in filter(os.path.exists, plan.show):
-            print(f"\n{Path(path).read_text(encoding='utf-8').rstrip()}\n")
+            say(f"\n{Path(path).read_text(encoding='utf-8').rstrip()}\n")
         for label, path in zip(plan.look[::2], plan.look[1::2], strict=True):
             if os.path.exists(path):
-                print(f"{label + ':':<18}{os.path.abspath(path)}")
+                say(f"{label + ':':<18}{os.path.abspath(path)}")
     elapsed = f"[elapsed={round(seconds)}s]"
     if not ran:
         return f"Nothing to do: everything is up to date (--force redoes it). {elapsed}"

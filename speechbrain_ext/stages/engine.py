@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechbrain_ext.cli import COMMANDS
+from speechbrain_ext.checkout import project_root
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import write_text
 from speechbrain_ext.stages.plan import (
@@ -50,7 +51,7 @@ def run(plan: Plan) -> int:
     started = time.monotonic()
     check_environment()
     chosen = choose_stages(plan.stages, plan.first, plan.last)
-    if plan.check and "check" in COMMANDS:
+    if plan.check:
         check_recipe(plan)
     if plan.dry_run:
         return dry_run(plan, chosen)
@@ -167,11 +168,6 @@ def check_environment() -> None:
         )
 
 
-def project_root() -> Path:
-    """Return the folder that holds this package: the checkout, if it is one."""
-    return Path(__file__).resolve().parents[2]
-
-
 def check_recipe(plan: Plan) -> None:
     """Let the ``check`` command read recipe and overrides before anything runs.
 
@@ -181,18 +177,21 @@ def check_recipe(plan: Plan) -> None:
         With the command's own message; where an override looks like an option of
         ``run.sh`` that is said too.
     """
+    from speechbrain_ext.cli import COMMANDS  # click, once the environment is known
+
+    if "check" not in COMMANDS:
+        return
     command = [sys.executable, "-m", "speechbrain_ext", "check", *plan.check]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         return
     if result.returncode == -signal.SIGINT or result.returncode == 130:
         raise KeyboardInterrupt
+    said = result.stderr + result.stdout
     hints = [
-        f"  --{name}: an option of run.sh{suggest(name, plan.options, prefix='--')}"
+        f"  --{name}: or an option of run.sh{suggest(name, plan.options, prefix='--')}"
         for name in parse_options(plan.check)
-        if name in result.stderr + result.stdout
-        and suggest(name, plan.options)
-        and name not in plan.options
+        if re.search(rf"\b{re.escape(name)}\b", said) and suggest(name, plan.options)
     ]
     message = (result.stderr or result.stdout).rstrip()
     raise UserError("\n".join([message, *hints]))

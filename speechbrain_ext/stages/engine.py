@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechbrain_ext.cli import COMMANDS
+from speechbrain_ext.checkout import project_root
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import write_text
 from speechbrain_ext.stages.plan import (
@@ -50,7 +51,7 @@ def run(plan: Plan) -> int:
     started = time.monotonic()
     check_environment()
     chosen = choose_stages(plan.stages, plan.first, plan.last)
-    if plan.check and "check" in COMMANDS:
+    if plan.check:
         check_recipe(plan)
     if plan.dry_run:
         return dry_run(plan, chosen)
@@ -129,8 +130,8 @@ def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
                 if makes(earlier, path)
             ]
         state = f"will run: {'; '.join(reasons)}" if reasons else "up to date"
-        print(f"stage {stage.number} {stage.name:<10} {state}")
-        print(f"    {shlex.join([*stage.launcher, *stage.command])}")
+        say(f"stage {stage.number} {stage.name:<10} {state}")
+        say(f"    {shlex.join([*stage.launcher, *stage.command])}")
         if reasons:
             waiting.append(stage)
     complain_about_missing_inputs(plan, chosen)
@@ -167,11 +168,6 @@ def check_environment() -> None:
         )
 
 
-def project_root() -> Path:
-    """Return the folder that holds this package: the checkout, if it is one."""
-    return Path(__file__).resolve().parents[2]
-
-
 def check_recipe(plan: Plan) -> None:
     """Let the ``check`` command read recipe and overrides before anything runs.
 
@@ -181,18 +177,21 @@ def check_recipe(plan: Plan) -> None:
         With the command's own message; where an override looks like an option of
         ``run.sh`` that is said too.
     """
+    from speechbrain_ext.cli import COMMANDS  # click, once the environment is known
+
+    if "check" not in COMMANDS:
+        return
     command = [sys.executable, "-m", "speechbrain_ext", "check", *plan.check]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         return
     if result.returncode == -signal.SIGINT or result.returncode == 130:
         raise KeyboardInterrupt
+    said = result.stderr + result.stdout
     hints = [
-        f"  --{name}: an option of run.sh{suggest(name, plan.options, prefix='--')}"
+        f"  --{name}: or an option of run.sh{suggest(name, plan.options, prefix='--')}"
         for name in parse_options(plan.check)
-        if name in result.stderr + result.stdout
-        and suggest(name, plan.options)
-        and name not in plan.options
+        if re.search(rf"\b{re.escape(name)}\b", said) and suggest(name, plan.options)
     ]
     message = (result.stderr or result.stdout).rstrip()
     raise UserError("\n".join([message, *hints]))
@@ -226,7 +225,17 @@ def write_command(plan: Plan) -> None:
 
 def log(where: str, message: str) -> None:
     """Print one line in the form of ESPnet's and icefall's recipes."""
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} ({where}) {message}", flush=True)
+    say(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} ({where}) {message}")
+
+
+def say(text: str) -> None:
+    """Print; when nobody reads it any more (``| head``) the work goes on unseen."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _fault(stage: Stage, code: int) -> str:
@@ -258,10 +267,10 @@ def _ending(plan: Plan, chosen: Sequence[Stage], ran: int, seconds: float) -> st
     """Print the results, if the last stage was chosen; return the last line."""
     if chosen[-1] is plan.stages[-1]:
         for path in filter(os.path.exists, plan.show):
-            print(f"\n{Path(path).read_text(encoding='utf-8').rstrip()}\n")
+            say(f"\n{Path(path).read_text(encoding='utf-8').rstrip()}\n")
         for label, path in zip(plan.look[::2], plan.look[1::2], strict=True):
             if os.path.exists(path):
-                print(f"{label + ':':<18}{os.path.abspath(path)}")
+                say(f"{label + ':':<18}{os.path.abspath(path)}")
     elapsed = f"[elapsed={round(seconds)}s]"
     if not ran:
         return f"Nothing to do: everything is up to date (--force redoes it). {elapsed}"

@@ -129,7 +129,11 @@ class CodebookBank(nn.Module):
 
     def stage_sums(self, stage: int, codes: torch.Tensor, rows: torch.Tensor) -> None:
         """Add rows, [n, width], to the sums of the codes, [n], they belong to."""
-        self.staged_sums[stage, :, : rows.shape[1]].index_add_(0, codes, rows)
+        self.staged_sums[stage, :, : rows.shape[1]].index_add_(
+            0,
+            codes,
+            rows.contiguous(),  # a strided source takes a slower kernel
+        )
 
     def stage_candidates(
         self, stage: int, rows: torch.Tensor, picks: torch.Tensor, filled: torch.Tensor
@@ -179,8 +183,10 @@ class CodebookBank(nn.Module):
         self.ema_counts.lerp_(self.staged_counts, weight[:, None])
         self.ema_sums.lerp_(self.staged_sums, weight[:, None, None])
         won = self.staged_counts[..., None] > 0
-        means = self.ema_sums / self.ema_counts[..., None]
-        self.codebooks.copy_(torch.where(won, means, self.codebooks))
+        # The staged sums have done their work: reuse their memory for the means.
+        means = self.staged_sums
+        torch.div(self.ema_sums, self.ema_counts[..., None], out=means)
+        torch.where(won, means, self.codebooks, out=self.codebooks)
         if self.num_slots:
             self._revive(active)
         self.commits.add_(active)
@@ -191,16 +197,20 @@ class CodebookBank(nn.Module):
         due = active & (self.commits % self.revive_every == 0)
         mean = self.ema_counts.mean(1, keepdim=True)
         dead = due[:, None] & (self.ema_counts < self.dead_threshold * mean)
-        # The m-th dead code of a stage takes slot m, so no row is used twice.
-        order = dead.cumsum(1) - 1
-        slot = order.clamp(0, self.num_slots - 1)
-        filled = self.candidate_filled.gather(1, slot) > 0
-        revived = dead & (order < self.num_slots) & filled
-        mask = revived[..., None]
-        rows = self.candidates.gather(1, slot[..., None].expand_as(self.codebooks))
-        self.codebooks.copy_(torch.where(mask, rows, self.codebooks))
-        self.ema_counts.copy_(torch.where(revived, mean, self.ema_counts))
-        self.ema_sums.copy_(torch.where(mask, rows * mean[..., None], self.ema_sums))
+        # The dead codes in front; the m-th of a stage takes slot m, no row is used
+        # twice, and only as many codes are touched as there are slots.
+        order = dead.byte().sort(dim=1, descending=True, stable=True).indices
+        target = order[:, : self.num_slots]
+        revived = dead.gather(1, target) & (self.candidate_filled > 0)
+        counts = torch.where(revived, mean, self.ema_counts.gather(1, target))
+        self.ema_counts.scatter_(1, target, counts)
+        place = target[..., None].expand_as(self.candidates)
+        for buffer, rows in (
+            (self.codebooks, self.candidates),
+            (self.ema_sums, self.candidates * mean[..., None]),
+        ):
+            kept = buffer.gather(1, place)
+            buffer.scatter_(1, place, torch.where(revived[..., None], rows, kept))
         self.revived.add_(revived.sum(1))
 
     def _reduce(self) -> None:

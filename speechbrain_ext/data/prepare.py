@@ -43,6 +43,7 @@ from speechbrain_ext.files import write_json, write_text
 
 _JOURNAL_NAME = ".journal.jsonl"
 _STAGING_NAME = ".staging"
+_LISTING_NAME = "rejected.tsv"
 _FAILED_NAME = "rejected.failed.tsv"
 
 
@@ -145,7 +146,7 @@ def prepare(
     with open(journal_path, "a", encoding="utf-8") as stream:
         _lock(stream, folder)
         journal = read_journal(journal_path)
-        _remove_leftovers(staging)
+        _remove_leftovers(folder, staging)
         done, num_reused = convert_all(
             items, staging, wav_folder, settings.sample_rate, journal, stream, nj
         )
@@ -240,10 +241,15 @@ def _lock(stream: TextIO, folder: Path) -> None:
         ) from None
 
 
-def _remove_leftovers(staging: Path) -> None:
-    """Remove temporary files of a killed run; finished ones stay."""
+def _remove_leftovers(folder: Path, staging: Path) -> None:
+    """Remove half-written files of a killed run; finished ones stay."""
     staging.mkdir(parents=True, exist_ok=True)
-    for path in staging.glob(".*"):
+    leftovers = list(staging.glob(".*"))
+    ours = [f"{role}.json" for role in ROLES]
+    for name in [*ours, STATE_NAME, _LISTING_NAME, _FAILED_NAME, _JOURNAL_NAME]:
+        stem, suffix = os.path.splitext(name)
+        leftovers += folder.glob(f".{stem}.*{suffix}")  # as `atomic_path` names them
+    for path in leftovers:
         path.unlink()
 
 
@@ -262,7 +268,7 @@ def _write_listings(folder, items, rejected, copies, settings, command, how) -> 
         Rejected(copy, path_of[copy], f"copy: the same audio as {original}")
         for copy, original in copies.items()
     ]
-    write_rejected(folder / "rejected.tsv", listed)
+    write_rejected(folder / _LISTING_NAME, listed)
     (folder / _FAILED_NAME).unlink(missing_ok=True)
     state = {"command": command, "split": how, **asdict(settings)}
     write_json(folder / STATE_NAME, state)

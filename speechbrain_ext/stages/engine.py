@@ -168,6 +168,13 @@ def check_environment() -> None:
         )
 
 
+def commands() -> dict:
+    """Return the table of commands; it needs click, so the environment comes first."""
+    from speechbrain_ext.cli import COMMANDS
+
+    return COMMANDS
+
+
 def check_recipe(plan: Plan) -> None:
     """Let the ``check`` command read recipe and overrides before anything runs.
 
@@ -177,9 +184,7 @@ def check_recipe(plan: Plan) -> None:
         With the command's own message; where an override looks like an option of
         ``run.sh`` that is said too.
     """
-    from speechbrain_ext.cli import COMMANDS  # click, once the environment is known
-
-    if "check" not in COMMANDS:
+    if "check" not in commands():
         return
     command = [sys.executable, "-m", "speechbrain_ext", "check", *plan.check]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

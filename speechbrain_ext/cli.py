@@ -11,7 +11,9 @@ from speechbrain_ext import __version__
 from speechbrain_ext.errors import exits_cleanly
 
 #: command name -> ("module:attribute", one line of help)
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
+}
 
 
 class LazyGroup(click.Group):

@@ -1,0 +1,227 @@
+"""Audio files in and out: decoded by soundfile or PyAV, resampled by SciPy."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import atomic_path
+
+#: Extensions that a corpus folder is searched for, lower case.
+AUDIO_EXTENSIONS = frozenset(
+    {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".g722"}
+)
+
+# Formats without a header: FFmpeg can't guess them and must be told.
+_HEADERLESS = {".g722": "g722"}
+
+
+class AudioError(UserError):
+    """One audio file that can't be read or written.
+
+    Arguments
+    ---------
+    path : str or PathLike
+        The file.
+    reason : str
+        One line without the path; kept as the attribute ``reason``.
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: str):
+        super().__init__(f"audio: {os.fspath(path)}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self):
+        """Rebuild from both arguments, so that a worker process can raise it."""
+        return type(self), (self.path, self.reason)
+
+
+def load_audio(
+    path: str | os.PathLike, sample_rate: int | None = None
+) -> tuple[np.ndarray, int]:
+    """Decode a whole file to one channel; values are *not* checked, see `check`.
+
+    soundfile (libsndfile) is tried first; what it doesn't know (m4a, G.722, odd WAV
+    codecs) goes to PyAV (FFmpeg). Several channels are averaged.
+
+    Arguments
+    ---------
+    path : str or PathLike
+        An audio file.
+    sample_rate : int, optional
+        Resample to this rate in Hz; None keeps the file's own.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 samples in [-1, 1], [time]; possibly empty.
+    int
+        Their sample rate in Hz.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, unreadable, holds no audio, or breaks off while it is
+        decoded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(path, "no such file")
+    try:
+        if path.suffix.lower() in _HEADERLESS:
+            wav, rate = _decode_with_av(path)
+        else:
+            wav, rate = _decode_with_soundfile(path)
+    except OSError as error:
+        raise AudioError(path, error.strerror or str(error)) from None
+    if sample_rate is not None and rate != sample_rate:
+        wav, rate = resample(wav, rate, sample_rate), sample_rate
+    return wav, rate
+
+
+def _decode_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        with soundfile.SoundFile(path) as stream:
+            expected = stream.frames
+            wav = stream.read(dtype="float32", always_2d=True)
+            rate = stream.samplerate
+    except soundfile.LibsndfileError:
+        return _decode_with_av(path)
+    # libsndfile stops silently where a compressed stream is cut off.
+    if 0 < expected < 2**62 and len(wav) < expected:
+        raise AudioError(path, f"cut off: {len(wav)} of {expected} samples decoded")
+    return _average_channels(wav.T), rate
+
+
+def _decode_with_av(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        import av
+    except ImportError:
+        raise UserError(
+            f"audio: {path}: this format needs PyAV; install it with: pip install av"
+        ) from None
+    chunks = []
+    try:
+        # A stream, not a name: FFmpeg takes "a:b.wav" for the protocol "a".
+        with (
+            open(path, "rb") as stream,
+            av.open(stream, format=_HEADERLESS.get(path.suffix.lower())) as container,
+        ):
+            if not container.streams.audio:
+                raise AudioError(path, "undecodable: no audio stream")
+            source = container.streams.audio[0]
+            rate = source.rate
+            to_float = av.AudioResampler(format="fltp")
+            for frame in container.decode(source):
+                for converted in to_float.resample(frame):
+                    chunks.append(_average_channels(converted.to_ndarray()))
+    except av.FFmpegError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise AudioError(path, f"undecodable: {reason}") from None
+    if not chunks:
+        return np.zeros(0, np.float32), rate
+    return np.concatenate(chunks), rate
+
+
+def _average_channels(channels: np.ndarray) -> np.ndarray:
+    """Average [channel, time] to contiguous float32 [time]."""
+    if len(channels) == 1:
+        return np.ascontiguousarray(channels[0], dtype=np.float32)
+    return channels.mean(axis=0, dtype=np.float32)
+
+
+def resample(wav: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    """Band-limited polyphase resampling (`scipy.signal.resample_poly`).
+
+    The filter is longer and steeper than SciPy's default: flat within 0.1 dB up to
+    90 % of the lower Nyquist frequency, aliases below -80 dB.
+
+    Arguments
+    ---------
+    wav : numpy.ndarray
+        Samples, [time].
+    source_rate, target_rate : int
+        Sample rates in Hz (> 0).
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, [ceil(time * target_rate / source_rate)].
+
+    Example
+    -------
+    >>> resample(np.zeros(22050, np.float32), 22050, 16000).shape
+    (16000,)
+    """
+    if source_rate <= 0 or target_rate <= 0:
+        raise ValueError(
+            f"resample: rates must be positive, got {source_rate} and {target_rate}"
+        )
+    wav = np.asarray(wav, dtype=np.float32)
+    if source_rate == target_rate or wav.size == 0:
+        return wav
+    from scipy.signal import resample_poly  # a second: only when it is needed
+
+    divisor = math.gcd(source_rate, target_rate)
+    up, down = target_rate // divisor, source_rate // divisor
+    return resample_poly(wav, up, down, window=_lowpass(max(up, down))).astype(
+        np.float32, copy=False
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _lowpass(factor: int) -> np.ndarray:
+    """Linear-phase low-pass, [96 * factor + 1], cut at 0.95 of Nyquist / factor."""
+    from scipy.signal import firwin
+
+    taps = firwin(96 * factor + 1, 0.95 / factor, window=("kaiser", 9.0))
+    return taps.astype(np.float32)
+
+
+def to_pcm16(wav: np.ndarray) -> np.ndarray:
+    """Round float samples in [-1, 1] to int16; louder ones are clipped.
+
+    The scale is 32768, so samples that came from 16-bit PCM return unchanged.
+
+    Example
+    -------
+    >>> to_pcm16(np.array([0.0, 0.5, -1.0, 1.0])).tolist()
+    [0, 16384, -32768, 32767]
+    """
+    scaled = np.rint(np.asarray(wav, dtype=np.float64) * 32768)
+    return np.clip(scaled, -32768, 32767).astype(np.int16)
+
+
+def save_audio(path: str | os.PathLike, wav: np.ndarray, sample_rate: int) -> None:
+    """Write a mono PCM16 WAV file atomically; the same samples give the same bytes.
+
+    Arguments
+    ---------
+    path : str or PathLike
+        Where; the parent folder is made. The suffix should be ``.wav``.
+    wav : numpy.ndarray
+        float samples in [-1, 1] or int16, [time].
+    sample_rate : int
+        In Hz.
+
+    Raises
+    ------
+    AudioError
+        If ``wav`` has another shape or holds NaN or Inf.
+    """
+    wav = np.asarray(wav)
+    if wav.ndim != 1:
+        raise AudioError(path, f"can only write [time], got shape {wav.shape}")
+    if wav.dtype != np.int16:
+        if not np.isfinite(wav).all():
+            raise AudioError(path, "refusing to write NaN or Inf")
+        wav = to_pcm16(wav)
+    with atomic_path(path) as temporary:
+        soundfile.write(temporary, wav, sample_rate, subtype="PCM_16", format="WAV")

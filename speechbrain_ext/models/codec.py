@@ -60,7 +60,7 @@ class NestedRates:
             return len(rates)
         # A millionth of slack: 0.1 + 0.2 kbps is also 0.3 kbps.
         number = sum(rate <= kbps * (1 + 1e-6) for rate in rates)
-        if number == 0 or kbps > rates[-1] * (1 + 1e-6):
+        if number == 0 or not kbps <= rates[-1] * (1 + 1e-6):
             raise ValueError(
                 f"{type(self).__name__}: kbps must be between {rates[0]:g} and "
                 f"{rates[-1]:g}, got {kbps:g}"

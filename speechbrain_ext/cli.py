@@ -13,6 +13,7 @@ from speechbrain_ext.errors import exits_cleanly
 #: command name -> ("module:attribute", one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("speechbrain_ext.config.lint:check", "everything wrong with a recipe"),
+    "doctor": ("speechbrain_ext.report.doctor:doctor", "is this training healthy?"),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
 }
 

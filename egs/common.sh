@@ -277,16 +277,19 @@ find_recipe() { # --recipe -> recipe_yaml, recipe_name
   recipe_name=${recipe_name%.y*ml}
 }
 
-find_presets() { # --preset NAME... -> preset_files
+find_presets() { # --preset NAME|FILE ... -> presets, as the training scripts take them
   local name file known
-  preset_files=()
+  presets=()
   for name in "$@"; do
-    file=$root/hparams/presets/$name.yaml
+    case $name in
+      *.yaml | *.yml) file=$(absolute "$name") name=$file ;;
+      *) name=${name//-/_} file=$root/hparams/presets/${name//-/_}.yaml ;;
+    esac
     if [[ ! -f $file ]]; then
       known=$(yaml_names "$root/hparams/presets")
       fail "--preset $name: no file $file$(nearest "$name" "" "$known")" "  known: $known"
     fi
-    preset_files+=("$file")
+    presets+=("--preset=$name")
   done
 }
 
@@ -322,7 +325,7 @@ tell() { plan+=("$1" "$(($# - 1))" "${@:2}"); }
 lives_in() { tell home "$1"; }              # the folder its outputs belong to
 needs() { tell needs "$@"; }                # inputs, compared by content
 watches() { tell watches "$@"; }            # large inputs, compared by name, size, time
-needs_recipe() { tell recipe "$@"; }        # YAML files with all they include
+needs_recipe() { tell recipe "$@"; }        # RECIPE.yaml, presets, overrides: by value
 makes() { tell makes "$@"; }                # outputs
 restarts() { tell restarts "$@"; }          # outputs it resumes from, set aside on a redo
 extends() { tell extends "$@"; }            # options that go on from the finished state

@@ -37,8 +37,8 @@ if [[ -n ${expdir-} ]]; then
   recall "$expdir" corpus data_folder datadir
 fi
 if is_given data_folder && ! is_given corpus; then opt[corpus]=folder; fi
-find_recipe
-find_presets "${preset[@]+"${preset[@]}"}"
+find_recipe # -> recipe_yaml, recipe_name
+find_presets "${preset[@]+"${preset[@]}"}" # -> presets
 corpus=${opt[corpus]}
 tag=${opt[tag]:-${recipe_name}_$corpus}
 expdir=${expdir:-exp/$tag}
@@ -53,13 +53,13 @@ fi
 
 source_options=("--corpus=$corpus" "--datadir=$datadir")
 if [[ -n $data_folder ]]; then source_options+=("--data_folder=$data_folder"); fi
-recipe_settings=(
+recipe_words=(
+  "$recipe_yaml" "${presets[@]+"${presets[@]}"}"
   "--train_manifest=$datadir/train.json"
   "--valid_manifest=$datadir/valid.json"
   "--output_folder=$expdir"
   "${overrides[@]+"${overrides[@]}"}"
 )
-if ((${#preset[@]})); then recipe_settings=("${preset[@]/#/--preset=}" "${recipe_settings[@]}"); fi
 
 stage_data() {
   lives_in "$datadir"
@@ -77,11 +77,11 @@ stage_prepare() {
 stage_train() {
   lives_in "$expdir"
   needs "$datadir/train.json" "$datadir/valid.json"
-  needs_recipe "$recipe_yaml" "${preset_files[@]+"${preset_files[@]}"}"
+  needs_recipe "${recipe_words[@]}"
   makes "$expdir/save" "$expdir/hyperparams.yaml" "$expdir/train_log.txt"
-  restarts "$expdir/save" "$expdir/train_log.txt"
-  extends number_of_epochs
-  runs_on_gpus "$root/recipes/codec/train.py" "$recipe_yaml" "${recipe_settings[@]}" \
+  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,debug_nan}
+  extends num_workers tensorboard wandb test_interval eval_kbps
+  runs_on_gpus "$root/recipes/codec/train.py" "${recipe_words[@]}" \
     "${device[@]+"${device[@]}"}"
 }
 
@@ -89,7 +89,7 @@ stage_evaluate() {
   lives_in "$expdir"
   needs "$expdir/save" "$expdir/hyperparams.yaml" "$datadir/test.json"
   makes "$expdir/results.json" "$expdir/reconstructions"
-  runs "$root/recipes/codec/evaluate.py" "$expdir" "--test_manifest=$datadir/test.json" \
+  runs "$root/recipes/codec/evaluate.py" "$expdir" "--test_manifest=$datadir/test.json" "--nj=${opt[nj]}" \
     "${device[@]+"${device[@]}"}"
 }
 
@@ -100,7 +100,7 @@ stage_report() {
   runs -m speechbrain_ext report "$expdir"
 }
 
-tell check "$recipe_yaml" "${recipe_settings[@]}"
+tell check "${recipe_words[@]}"
 tell show "$expdir/RESULTS.md"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" \
   Reconstructions "$expdir/reconstructions" "To go on" "$expdir/run.sh"

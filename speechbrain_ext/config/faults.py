@@ -29,6 +29,7 @@ class Where:
     line: int = 0
 
     def __str__(self) -> str:
+        """Return the place as messages show it."""
         return f"{self.file} line {self.line}" if self.line else self.file
 
 

@@ -146,7 +146,7 @@ def _reads_same(rewritten: tuple[str, list[Value]], found: Value) -> bool:
 
 
 def scalar(value: Any, text: str | None = None) -> ScalarNode:
-    """ruamel's node of a plain scalar; numbers survive, texts that look like none do.
+    """Give ruamel's node of a plain scalar; numbers survive, so do texts like them.
 
     Example
     -------

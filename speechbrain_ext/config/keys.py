@@ -111,8 +111,8 @@ def check_keys(root: Node, keys: TaskKeys | None, faults: Faults, recipe: str) -
     """Report missing keys, and keys that neither a reference nor the task reads.
 
     A top-level key counts as used if the task declares it, a reference names it or
-    something in it, it is a run option (the Brain reads those), starts with ``__`` or is
-    an ``!apply:`` (run for its effect). In a section that is used through references
+    something in it, it is a run option (the Brain reads those), starts with ``__`` or
+    is an ``!apply:`` (run for its effect). In a section that is used through references
     only, each key is looked at in the same way.
 
     Arguments

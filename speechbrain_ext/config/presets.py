@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .command_line import Override
 from .faults import COMMAND_LINE, Faults, Where, did_you_mean, shown
 from .include import PROJECT
-from .overrides import Override
 from .source import Node, dotted, read_source, walk
 
 

@@ -14,6 +14,7 @@ from speechbrain_ext.files import write_text
 from speechbrain_ext.report.html import describe_scores, write_html
 from speechbrain_ext.report.results import ResultsError, read_results, system_folder
 from speechbrain_ext.report.tables import LABELS, print_results, render_markdown
+from speechbrain_ext.report.train_log import read_train_log
 
 
 def make_report(folder: str | os.PathLike) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def make_report(folder: str | os.PathLike) -> dict[str, Any]:
         pictures.append(folder / "plots" / "spectrograms.png")
         plots.plot_spectrograms(wavs, sample_rate, pictures[-1])
     log = folder / "train_log.txt"
-    rows = plots.read_train_log(log) if log.exists() else []
+    rows = read_train_log(log) if log.exists() else []
     if rows:
         pictures.append(folder / "plots" / "training.png")
         plots.plot_training(rows, pictures[-1])

@@ -21,14 +21,6 @@ from matplotlib.ticker import (
 
 from speechbrain_ext.files import atomic_path
 from speechbrain_ext.report.results import METRICS
-from speechbrain_ext.report.train_log import read_train_log
-
-__all__ = [
-    "plot_rate_distortion",
-    "plot_spectrograms",
-    "plot_training",
-    "read_train_log",
-]
 
 #: Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -195,7 +187,7 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
     Arguments
     ---------
     rows : sequence of mapping
-        As `read_train_log` returns them.
+        As `speechbrain_ext.report.train_log.read_train_log` returns them.
     path : str or PathLike
         PNG to write. Epochs that are not finite are gaps, and are counted in the title.
     """

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# From nothing to a scored speech codec. With no option it runs everything on the
+# embedded corpus; ./run.sh --help lists stages and options, README.md explains them.
+set -euo pipefail
+caller_dir=$PWD
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+root=../..
+# shellcheck source-path=SCRIPTDIR source=../common.sh
+source "$root/egs/common.sh"
+
+about "A neural speech codec, trained and scored (egs/${PWD##*/})."
+stage 0 data     "fetch or speak the corpus"
+stage 1 prepare  "16 kHz audio, splits and manifests"
+stage 2 train    "learn the codec"
+stage 3 evaluate "score it on the test files, beside Opus"
+stage 5 report   "results table, plots, report.html"
+
+common_options
+option recipe "text:TASK/NAME" codec/transform "recipes/TASK/NAME.yaml, or a path to a YAML file"
+option corpus "choice:espeak|festival|openslr66|commonvoice|folder" espeak \
+  "where the speech comes from; folder if only --data_folder is given"
+
+preset=()
+parse "$@"
+log "$0$( (($#)) && printf ' %q' "$@")"
+find_python
+
+# An experiment that is named has its recipe and its speech from the last run.
+if is_given expdir; then
+  expdir=${opt[expdir]}
+elif is_given tag; then
+  check_tag "${opt[tag]}"
+  expdir=exp/${opt[tag]}
+fi
+if [[ -n ${expdir-} ]]; then
+  recall "$expdir" recipe
+  recall "$expdir" corpus data_folder datadir
+fi
+if is_given data_folder && ! is_given corpus; then opt[corpus]=folder; fi
+find_recipe # -> recipe_yaml, recipe_name
+find_presets "${preset[@]+"${preset[@]}"}" # -> presets
+corpus=${opt[corpus]}
+tag=${opt[tag]:-${recipe_name}_$corpus}
+expdir=${expdir:-exp/$tag}
+recall "$expdir" data_folder datadir
+data_folder=${opt[data_folder]}
+datadir=${opt[datadir]:-data/$([[ $corpus == folder ]] && echo "$tag" || echo "$corpus")}
+if [[ -z $data_folder && $corpus == @(folder|openslr66|commonvoice) ]]; then
+  fail "--corpus $corpus needs --data_folder DIR: where the recordings lie"
+elif [[ -n $data_folder && ! -d $data_folder ]]; then
+  fail "--data_folder $data_folder: no such folder"
+fi
+
+source_options=("--corpus=$corpus" "--datadir=$datadir")
+if [[ -n $data_folder ]]; then source_options+=("--data_folder=$data_folder"); fi
+recipe_words=(
+  "$recipe_yaml" "${presets[@]+"${presets[@]}"}"
+  "--train_manifest=$datadir/train.json"
+  "--valid_manifest=$datadir/valid.json"
+  "--output_folder=$expdir"
+  "${overrides[@]+"${overrides[@]}"}"
+)
+
+stage_data() {
+  lives_in "$datadir"
+  if [[ -n $data_folder ]]; then watches "$data_folder"; fi
+  runs local/data.py "${source_options[@]}" "--nj=${opt[nj]}"
+}
+
+stage_prepare() {
+  lives_in "$datadir"
+  if [[ -n $data_folder ]]; then watches "$data_folder"; fi
+  makes "$datadir/train.json" "$datadir/valid.json" "$datadir/test.json" "$datadir/rejected.tsv"
+  runs local/prepare.py "${source_options[@]}" "--nj=${opt[nj]}"
+}
+
+stage_train() {
+  lives_in "$expdir"
+  needs "$datadir/train.json" "$datadir/valid.json"
+  needs_recipe "${recipe_words[@]}"
+  makes "$expdir/save" "$expdir/hyperparams.yaml" "$expdir/train_log.txt"
+  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,debug_nan}
+  extends num_workers tensorboard wandb test_interval eval_kbps
+  runs_on_gpus "$root/recipes/codec/train.py" "${recipe_words[@]}" \
+    "${device[@]+"${device[@]}"}"
+}
+
+stage_evaluate() {
+  lives_in "$expdir"
+  needs "$expdir/save" "$expdir/hyperparams.yaml" "$datadir/test.json"
+  makes "$expdir/results.json" "$expdir/reconstructions"
+  runs "$root/recipes/codec/evaluate.py" "$expdir" "--test_manifest=$datadir/test.json" "--nj=${opt[nj]}" \
+    "${device[@]+"${device[@]}"}"
+}
+
+stage_report() {
+  lives_in "$expdir"
+  needs "$expdir/results.json" "$expdir/train_log.txt"
+  makes "$expdir/RESULTS.md" "$expdir/plots" "$expdir/report.html"
+  runs -m speechbrain_ext report "$expdir"
+}
+
+tell check "${recipe_words[@]}"
+tell show "$expdir/RESULTS.md"
+tell look Report "$expdir/report.html" Plots "$expdir/plots" \
+  Reconstructions "$expdir/reconstructions" "To go on" "$expdir/run.sh"
+go "$expdir" "recipe=${opt[recipe]}" "corpus=$corpus" "data_folder=$data_folder" \
+  "datadir=${opt[datadir]}"

@@ -1,0 +1,147 @@
+"""Is this batch fit to be learned from? Decided by one transfer from the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was seen of one batch.
+
+    Attributes
+    ----------
+    cause : str
+        ``"accepted"``, ``"loss"`` (non-finite loss), ``"gradient"`` (a gradient holds
+        NaN or Inf), ``"norm overflow"`` (finite gradients whose norm is not),
+        ``"buffer"`` (forward left a non-finite buffer), ``"other rank"``.
+    loss, grad_norm : float
+        As computed, non-finite values included.
+    """
+
+    cause: str
+    loss: float
+    grad_norm: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the batch may change the parameters."""
+        return self.cause == "accepted"
+
+
+class RejectedBatch(BaseException):
+    """Unwinds a batch to its transaction; not an Exception, so no recipe catches it."""
+
+    def __init__(self, verdict: Verdict):
+        super().__init__(verdict.cause)
+        self.verdict = verdict
+
+
+def group_norms(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict:
+    """2-norm of the gradients of each parameter group.
+
+    Arguments
+    ---------
+    optimizers : Mapping[str, torch.optim.Optimizer]
+        The optimizers about to step.
+
+    Returns
+    -------
+    dict
+        ``{(optimizer name, group index): scalar tensor}``, computed exactly as
+        ``torch.nn.utils.clip_grad_norm_`` does, so that clipping can reuse it.
+    """
+    norms = {}
+    for name, optimizer in optimizers.items():
+        for index, group in enumerate(optimizer.param_groups):
+            grads = [p.grad for p in group["params"] if p.grad is not None]
+            norms[name, index] = torch.nn.utils.get_total_norm(grads)
+    return norms
+
+
+def judge(
+    loss: torch.Tensor,
+    norms: Iterable[torch.Tensor],
+    probe: torch.Tensor | None,
+    *,
+    agree: bool = False,
+) -> Verdict:
+    """Judge one batch with a single transfer from the device.
+
+    Arguments
+    ---------
+    loss : torch.Tensor
+        Scalar loss of the batch.
+    norms : Iterable[torch.Tensor]
+        Gradient norms of all groups, scalars.
+    probe : torch.Tensor or None
+        0 if all buffers are finite, else NaN (`ForwardState.probe`).
+    agree : bool
+        Take the same verdict on all ranks of the default process group.
+
+    Returns
+    -------
+    Verdict
+        With cause ``"gradient"`` also for norm overflow: `explain_norm` tells them
+        apart, on the event only.
+    """
+    device = loss.device
+    total = torch.linalg.vector_norm(
+        torch.stack([norm.detach().float().to(device) for norm in norms])
+    )
+    clean = loss.new_zeros((), dtype=torch.float32) if probe is None else probe
+    values = torch.stack([loss.detach().float().reshape(()), total, clean.to(device)])
+    bad_elsewhere = False
+    if agree:
+        flag = (~torch.isfinite(values).all()).float().reshape(1)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        values = torch.cat([values, flag])
+    numbers = values.tolist()
+    loss_value, norm_value, clean_value = numbers[:3]
+    if agree:
+        bad_elsewhere = numbers[3] > 0
+    if not math.isfinite(loss_value):
+        cause = "loss"
+    elif not math.isfinite(norm_value):
+        cause = "gradient"
+    elif not math.isfinite(clean_value):
+        cause = "buffer"
+    elif bad_elsewhere:
+        cause = "other rank"
+    else:
+        cause = "accepted"
+    return Verdict(cause, loss_value, norm_value)
+
+
+@torch.no_grad()
+def nonfinite_names(named: Iterable[tuple[str, torch.Tensor | None]]) -> list[str]:
+    """Names of the tensors that hold a NaN or an Inf, in the given order.
+
+    Costly (one transfer a tensor): for events and commit points only.
+    """
+    return [
+        name
+        for name, tensor in named
+        if tensor is not None
+        and tensor.is_floating_point()
+        and not torch.isfinite(tensor).all()
+    ]
+
+
+def explain_norm(verdict: Verdict, modules: torch.nn.Module) -> tuple[Verdict, list]:
+    """Tell a true NaN or Inf gradient from finite gradients whose norm overflows.
+
+    Returns
+    -------
+    tuple[Verdict, list[str]]
+        The verdict, with cause ``"norm overflow"`` where that is the case, and the
+        names of the parameters whose gradient is not finite.
+    """
+    names = nonfinite_names((n, p.grad) for n, p in modules.named_parameters())
+    if verdict.cause == "gradient" and not names:
+        verdict = Verdict("norm overflow", verdict.loss, verdict.grad_norm)
+    return verdict, names

@@ -1,0 +1,381 @@
+"""HyperPyYAML text to a tree that remembers files and lines; nothing is constructed.
+
+The text is composed by ruamel.yaml under YAML 1.2, as HyperPyYAML does, but no
+constructor of objects is ever reached. Aliases become references and merge keys are
+written out, so that what follows knows one way of sharing only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ruamel.yaml
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+from .faults import Faults, Where, did_you_mean
+
+CORE = "tag:yaml.org,2002:"
+#: tags that name something importable after the colon
+TARGET_TAGS = ("!new:", "!name:", "!module:", "!apply:", "!applyref:")
+PLAIN_TAGS = ("!ref", "!copy", "!PLACEHOLDER", "!tuple")
+SCALAR_TAGS = {CORE + kind for kind in ("str", "int", "float", "bool", "null")}
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 60
+MAX_NODES = 50_000
+
+Path_ = tuple[Any, ...]
+#: what a placeholder may say about the value it waits for
+PLACEHOLDER_TYPES = ("text", "int", "float", "bool", "list")
+#: starts of a text that YAML would read as a tag, anchor or alias
+REFUSED_TEXT = re.compile(r"[!&*]")
+_TUPLE = re.compile(r"^\(.*\)$", re.S)
+_YES_NO = re.compile(r"^(yes|no|on|off)$", re.I)
+_UNADDRESSABLE = re.compile(r"[\[\]<>.]")
+
+
+@dataclass(eq=False)
+class Node:
+    """One value of the configuration.
+
+    Attributes
+    ----------
+    kind : str
+        "scalar", "list" or "map".
+    tag : str
+        "" for plain data, else the tag as written ("!new:a.B", "!ref", ...).
+    value : Any
+        A Python scalar (or tuple), a list of nodes, or a dict of key to node.
+    where : Where
+        For a value of a mapping the place of its key.
+    text : str or None
+        A scalar as written in the source.
+    scope : tuple
+        Path of the file's root in the whole tree: where its references start.
+    """
+
+    kind: str
+    tag: str
+    value: Any
+    where: Where
+    text: str | None = None
+    scope: Path_ = ()
+    quoted: bool = field(default=False, repr=False)
+
+    @property
+    def target(self) -> str | None:
+        """What ``!new:``, ``!name:`` ... name, or None."""
+        for prefix in (*TARGET_TAGS, "!include:"):
+            if self.tag.startswith(prefix):
+                return self.tag[len(prefix) :]
+        return None
+
+    def children(self) -> list[tuple[Any, Node]]:
+        """Keys (or positions) and child nodes."""
+        if self.kind == "map":
+            return list(self.value.items())
+        return list(enumerate(self.value)) if self.kind == "list" else []
+
+
+def walk(node: Node, path: Path_ = ()) -> Iterator[tuple[Path_, Node]]:
+    """Yield path and node, parents first, in the order of the document."""
+    yield path, node
+    for key, child in node.children():
+        yield from walk(child, (*path, key))
+
+
+def dotted(path: Path_) -> str:
+    """Path as it is typed on the command line."""
+    return ".".join(str(part) for part in path)
+
+
+def bracketed(path: Path_) -> str:
+    """Path as HyperPyYAML writes it in a reference."""
+    return str(path[0]) + "".join(f"[{part}]" for part in path[1:])
+
+
+def addressable(path: Path_) -> bool:
+    """Whether a HyperPyYAML reference can name this path."""
+    return bool(path) and all(
+        isinstance(part, str) and part.strip() and not _UNADDRESSABLE.search(part)
+        for part in path
+    )
+
+
+def read_source(path: Path, name: str, faults: Faults) -> Node | None:
+    """Read one YAML file; faults are added to ``faults``, None if nothing is usable."""
+    whole = Where(name)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            faults.add(whole, f"larger than {MAX_BYTES} bytes: not a configuration")
+            return None
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        beside = [other.name for other in path.parent.glob("*.yaml")]
+        hint = did_you_mean(path.name, beside).replace("known", "beside it")
+        faults.add(whole, f"no such file{hint}")
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        faults.add(whole, f"cannot be read: {reason}")
+        return None
+    return parse(text, name, faults)
+
+
+def parse(text: str, name: str, faults: Faults) -> Node | None:
+    """Parse YAML text into a tree whose root is a mapping.
+
+    Arguments
+    ---------
+    text : str
+        HyperPyYAML.
+    name : str
+        File name for messages.
+    faults : Faults
+        Grows by what is wrong.
+
+    Returns
+    -------
+    Node or None
+        None if there is no mapping to go on with.
+
+    Example
+    -------
+    >>> root = parse("rate: 5e-4", "a.yaml", Faults())
+    >>> root.value["rate"].value, root.value["rate"].where.line
+    (0.0005, 1)
+    """
+    if directive := re.search(r"^%(YAML|TAG)\b", text, re.M):
+        line = text.count("\n", 0, directive.start()) + 1
+        faults.add(Where(name, line), f"%{directive[1]} directives are not accepted")
+        return None
+    try:
+        composed = ruamel.yaml.YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 0
+        faults.add(Where(name, line), f"not YAML: {error.problem or error.context}")
+        return None
+    except (YAMLError, ValueError, AssertionError, RecursionError) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        faults.add(Where(name), f"not YAML: {reason}")
+        return None
+    if composed is None:
+        faults.add(Where(name), "empty: a configuration is a mapping of keys to values")
+        return None
+    if not isinstance(composed, MappingNode):
+        faults.add(Where(name, 1), "must be a mapping of keys to values at the top")
+        return None
+    return _Converter(name, faults).convert(composed, (), Where(name, 1))
+
+
+class _Converter:
+    """Turns ruamel's nodes into ours, and refuses what no recipe needs."""
+
+    def __init__(self, name: str, faults: Faults):
+        self.name = name
+        self.faults = faults
+        self.paths: dict[int, Path_] = {}
+        self.count = 0
+        self.construct = ruamel.yaml.YAML(typ="safe", pure=True).constructor
+
+    def where(self, raw) -> Where:
+        return Where(self.name, raw.start_mark.line + 1)
+
+    def convert(self, raw, path: Path_, where: Where) -> Node:
+        """Convert one node; a refused one becomes null so that checking goes on."""
+        self.count += 1
+        if len(path) > MAX_DEPTH or self.count > MAX_NODES:
+            if self.count <= MAX_NODES + 1:
+                self.faults.add(where, "nested too deeply or too large")
+            self.count = max(self.count, MAX_NODES + 1)
+            return Node("scalar", "", None, where)
+        if id(raw) in self.paths and not self._plain_scalar(raw):
+            return self._alias(raw, where)
+        self.paths.setdefault(id(raw), path)
+        tag = self._tag(raw, where)
+        if tag is None:
+            return Node("scalar", "", None, where)
+        if isinstance(raw, ScalarNode):
+            return self._scalar(raw, tag, where)
+        if tag in PLAIN_TAGS:
+            self.faults.add(where, f"{tag}: takes a text, not a list or mapping")
+            return Node("scalar", "", None, where)
+        if isinstance(raw, SequenceNode):
+            if tag.startswith("!include:"):
+                self.faults.add(where, f"{tag}: inputs are given as a mapping")
+            items = [
+                self.convert(item, (*path, i), self.where(item))
+                for i, item in enumerate(raw.value)
+            ]
+            return Node("list", tag, items, where)
+        return Node("map", tag, self._mapping(raw, path), where)
+
+    @staticmethod
+    def _plain_scalar(raw) -> bool:
+        return isinstance(raw, ScalarNode) and not raw.tag.startswith(TARGET_TAGS)
+
+    def _alias(self, raw, where: Where) -> Node:
+        """Return a reference to the anchored node: HyperPyYAML shares it likewise."""
+        path = self.paths[id(raw)]
+        if not addressable(path):
+            self.faults.add(
+                where, f"*{raw.anchor}: give the shared value a key and use !ref <key>"
+            )
+            return Node("scalar", "", None, where)
+        text = f"<{bracketed(path)}>"
+        return Node("scalar", "!ref", text, where, text)
+
+    def _tag(self, raw, where: Where) -> str | None:
+        """Return "" for plain data, the tag if known, else None with a fault."""
+        tag = str(raw.tag or "")
+        if tag in SCALAR_TAGS | {CORE + "timestamp", CORE + "map", CORE + "seq"}:
+            return ""
+        if tag == CORE + "merge":
+            return ""
+        if tag.startswith(CORE + "python/") or "python/" in tag:
+            short = tag.replace(CORE, "!!")
+            self.faults.add(where, f"{short}: Python tags are refused; use !new: ...")
+        elif tag in PLAIN_TAGS:
+            return tag
+        elif tag.startswith((*TARGET_TAGS, "!include:")):
+            target = tag.split(":", 1)[1]
+            if tag.startswith("!include:") and target:
+                return tag
+            if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", target):
+                return tag
+            self.faults.add(where, f"{tag}: needs a dotted name after the colon")
+        elif tag.startswith(CORE):
+            self.faults.add(where, f"{tag.replace(CORE, '!!')}: tag is not accepted")
+        else:
+            known = [*TARGET_TAGS, "!include:", *PLAIN_TAGS]
+            head = re.match(r"![^:]*:?", tag)
+            hint = did_you_mean(head[0] if head else tag, known)
+            self.faults.add(where, f"{tag}: unknown tag{hint}")
+        return None
+
+    def _scalar(self, raw: ScalarNode, tag: str, where: Where) -> Node:
+        text = raw.value
+        quoted = raw.style is not None
+        node = Node("scalar", tag, text, where, text, quoted=quoted)
+        if tag == "!tuple" or (not tag and not quoted and _TUPLE.match(text)):
+            node.tag = "!tuple"
+            node.value = self._tuple(text, where)
+        elif tag.startswith((*TARGET_TAGS, "!include:")) and text:
+            self.faults.add(
+                where, f"{tag} {text}: arguments are given as a mapping or a list"
+            )
+        elif tag == "!PLACEHOLDER" and text and text not in PLACEHOLDER_TYPES:
+            self.faults.add(
+                where,
+                f"!PLACEHOLDER {text}: unknown type" + _types_hint(text),
+            )
+        elif not tag:
+            if not quoted and _YES_NO.match(text):
+                self.faults.add(
+                    where, f"{text} is a text in YAML 1.2; write true, false or quotes"
+                )
+            try:
+                node.value = self.construct.construct_object(raw)
+            except (YAMLError, ValueError, OverflowError) as error:
+                self.faults.add(where, f"{text[:40]}: {str(error).splitlines()[0]}")
+                node.value = None
+        return node
+
+    def _tuple(self, text: str, where: Where) -> tuple:
+        """``(1, 2)`` as a tuple of plain scalars, without HyperPyYAML's re-parse."""
+        inner = text.strip()[1:-1]
+        items = parse_flow(f"[{inner}]")
+        if items is None or not _TUPLE.match(text):
+            self.faults.add(where, f"{text[:60]}: a tuple holds plain scalars only")
+            return ()
+        return tuple(items)
+
+    def _mapping(self, raw: MappingNode, path: Path_) -> dict[Any, Node]:
+        entries: dict[Any, Node] = {}
+        lines: dict[Any, int] = {}
+        merged: list[tuple[Any, Path_]] = []
+        for raw_key, raw_value in raw.value:
+            where = self.where(raw_key)
+            if str(raw_key.tag) == CORE + "merge" and raw_key.style is None:
+                merged += self._merge_sources(raw_value, where)
+                continue
+            key = self._key(raw_key, where)
+            if key is None:
+                continue
+            if key in entries:
+                self.faults.add(where, f"{key}: key also on line {lines[key]}")
+                continue
+            lines[key] = where.line
+            entries[key] = self.convert(raw_value, (*path, key), where)
+        for source, base in merged:  # grows below: a merged mapping may merge too
+            for raw_key, raw_value in source.value:
+                where = self.where(raw_key)
+                if str(raw_key.tag) == CORE + "merge" and raw_key.style is None:
+                    if len(merged) < 100:
+                        merged += self._merge_sources(raw_value, where)
+                    continue
+                key = self._key(raw_key, where)
+                if key is not None and key not in entries:
+                    self.paths.setdefault(id(raw_value), (*base, key))
+                    entries[key] = self.convert(raw_value, (*path, key), where)
+        return entries
+
+    def _key(self, raw, where: Where) -> Any:
+        if isinstance(raw, ScalarNode) and str(raw.tag) in (CORE + "str", CORE + "int"):
+            return self.construct.construct_object(raw)
+        self.faults.add(where, "a key must be a text or a whole number")
+        return None
+
+    def _merge_sources(self, raw, where: Where) -> list[tuple[MappingNode, Path_]]:
+        sources = raw.value if isinstance(raw, SequenceNode) else [raw]
+        usable = []
+        for source in sources:
+            if isinstance(source, MappingNode) and id(source) in self.paths:
+                usable.append((source, self.paths[id(source)]))
+            else:
+                self.faults.add(where, "<<: merges anchored mappings only (<<: *name)")
+        return usable
+
+
+def _types_hint(text: str) -> str:
+    return did_you_mean(text, PLACEHOLDER_TYPES)
+
+
+def parse_flow(text: str) -> list[Any] | None:
+    """Scalars of a flow list such as ``[1, 2.5, a]``; None if it is anything else.
+
+    Example
+    -------
+    >>> parse_flow("[1, 5e-4, a b]"), parse_flow("[{a: 1}]"), parse_flow("[!!x 1]")
+    ([1, 0.0005, 'a b'], None, None)
+    """
+    pairs = parse_flow_pairs(text)
+    return None if pairs is None else [value for value, _ in pairs]
+
+
+def parse_flow_pairs(text: str) -> list[tuple[Any, str | None]] | None:
+    """Like `parse_flow`, each scalar with its text as written if it was unquoted."""
+    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
+    try:
+        raw = yaml.compose(text)
+        if not isinstance(raw, SequenceNode) or str(raw.tag) != CORE + "seq":
+            return None
+        if raw.anchor is not None or len(raw.value) > MAX_NODES:
+            return None
+        pairs = []
+        for item in raw.value:
+            if not isinstance(item, ScalarNode) or str(item.tag) not in SCALAR_TAGS:
+                return None
+            if item.anchor is not None:
+                return None
+            value = yaml.constructor.construct_object(item)
+            pairs.append((value, item.value if item.style is None else None))
+    except (YAMLError, ValueError, AssertionError, RecursionError, OverflowError):
+        return None
+    return pairs

@@ -1,0 +1,158 @@
+"""From manifests to batches: random crops to train on, whole utterances to score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import soundfile
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataloader import SaveableDataLoader
+from torch.utils.data import Dataset, Sampler
+
+from speechbrain_ext.data.audio import AudioError
+from speechbrain_ext.data.manifest import Utterance
+from speechbrain_ext.data.sampler import Crop, CropSampler
+
+
+class CropDataset(Dataset):
+    """Reads crops ``(utt_id, start)`` straight from their files.
+
+    Arguments
+    ---------
+    utterances : Mapping[str, Utterance]
+        What `read_manifest` returned.
+    crop_samples : int
+        Length of each item; a shorter utterance is padded with zeros at its end.
+
+    Items are dicts ``{"id": str, "wav": float32 tensor [crop_samples]}``.
+
+    Raises
+    ------
+    AudioError
+        If a file can't be read any more; the message names utterance and file.
+    """
+
+    def __init__(self, utterances: Mapping[str, Utterance], crop_samples: int):
+        self.utterances = utterances
+        self.crop_samples = crop_samples
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, crop: Crop) -> dict:
+        utterance = self.utterances[crop.utt_id]
+        wav = read_samples(utterance, crop.start_samples, self.crop_samples)
+        missing = self.crop_samples - len(wav)
+        if missing:
+            wav = np.pad(wav, (0, missing))
+        return {"id": crop.utt_id, "wav": torch.from_numpy(wav)}
+
+
+class UtteranceDataset(Dataset):
+    """Whole utterances in manifest order, as ``{"id": str, "wav": tensor [time]}``."""
+
+    def __init__(self, utterances: Mapping[str, Utterance]):
+        self.utterances = list(utterances.values())
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> dict:
+        utterance = self.utterances[index]
+        wav = torch.from_numpy(read_samples(utterance))
+        return {"id": utterance.utt_id, "wav": wav}
+
+
+def read_samples(utterance: Utterance, start: int = 0, count: int = -1) -> np.ndarray:
+    """Read float32 samples [time] of one prepared (mono) utterance."""
+    try:
+        wav, _ = soundfile.read(
+            utterance.wav, frames=count, start=start, dtype="float32"
+        )
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(
+            f"{utterance.utt_id}: {utterance.wav} can't be read any more ({error}); "
+            "prepare the data again: ./run.sh --stage prepare --force"
+        ) from error
+    return wav
+
+
+class EpochCrops(Sampler):
+    """A torch sampler over the crops of the current epoch, a share for each rank.
+
+    ``set_epoch`` is called by ``Brain.fit`` when this is the Brain's
+    ``train_sampler``; an epoch's crops do not depend on anything that happened before.
+    """
+
+    def __init__(self, crops: CropSampler, rank: int = 0, world_size: int = 1):
+        self.crops = crops
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration goes through."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.crops) // self.world_size
+
+    def __iter__(self) -> Iterator[Crop]:
+        mine = self.crops.crops(self.epoch)[self.rank :: self.world_size]
+        return iter(mine[: len(self)])
+
+
+def crop_loader(
+    utterances: Mapping[str, Utterance],
+    *,
+    crop_samples: int,
+    crops_per_epoch: int,
+    batch_size: int,
+    seed: int,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> SaveableDataLoader:
+    """Training batches of equal crops; its sampler is an `EpochCrops`.
+
+    Arguments
+    ---------
+    utterances : Mapping[str, Utterance]
+        The train manifest.
+    crop_samples, crops_per_epoch, seed : int
+        See `CropSampler`.
+    batch_size : int
+        Crops in a batch, per rank; an incomplete last batch is left out.
+    num_workers : int
+        Loader processes; the crops do not depend on it.
+    rank, world_size : int
+        This process's share in distributed training.
+
+    Returns
+    -------
+    SaveableDataLoader
+        Yields PaddedBatch with ``id`` (list of str) and ``wav``
+        ([batch, crop_samples]).
+    """
+    crops = CropSampler(utterances, crop_samples, crops_per_epoch, seed)
+    return SaveableDataLoader(
+        CropDataset(utterances, crop_samples),
+        sampler=EpochCrops(crops, rank, world_size),
+        batch_size=batch_size,
+        drop_last=True,
+        collate_fn=PaddedBatch,
+        num_workers=num_workers,
+    )
+
+
+def utterance_loader(
+    utterances: Mapping[str, Utterance], num_workers: int = 0
+) -> SaveableDataLoader:
+    """Whole utterances one by one, so that no padding touches a score."""
+    return SaveableDataLoader(
+        UtteranceDataset(utterances),
+        batch_size=1,
+        collate_fn=PaddedBatch,
+        num_workers=num_workers,
+    )

@@ -1,0 +1,272 @@
+"""Run the stages that were asked for, or say what would be done and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechbrain_ext.checkout import project_root
+from speechbrain_ext.errors import UserError, WorkError
+from speechbrain_ext.files import write_text
+from speechbrain_ext.stages.plan import (
+    Plan,
+    Stage,
+    choose_stages,
+    makes,
+    missing_inputs,
+)
+from speechbrain_ext.stages.process import InterruptedStageError, run_logged
+from speechbrain_ext.stages.record import Record
+from speechbrain_ext.stages.settings import check_recipe
+
+#: What a stage imports; if one is missing the environment was never finished.
+PACKAGES = ("torch", "speechbrain", "hyperpyyaml", "soundfile", "click")
+
+
+def run(plan: Plan) -> int:
+    """Carry out one call of ``run.sh``.
+
+    Returns
+    -------
+    int
+        0 done, or what a stage that failed stands for: 2 the input or configuration
+        is wrong (the command said so by its own exit code 2), 1 anything else.
+
+    Raises
+    ------
+    UserError
+        If nothing can be run: no such stage, an input that no chosen stage makes, an
+        override that the recipe does not know.
+    KeyboardInterrupt
+        If it was interrupted; the running command has ended.
+    """
+    started = time.monotonic()
+    check_environment()
+    chosen = choose_stages(plan.stages, plan.first, plan.last)
+    if plan.check:
+        check_recipe(plan.check, options=plan.options)
+    if plan.dry_run:
+        return dry_run(plan, chosen)
+    complain_about_missing_inputs(plan, chosen)
+    check_signatures(plan, chosen)
+    write_command(plan)
+    for stage in plan.stages:
+        if stage.number < chosen[0].number:
+            _note_if_stale(stage)
+    ran = 0
+    for stage in chosen:
+        verdict = Record(stage).judge(force=plan.force)
+        if verdict.up_to_date:
+            log(stage.where, f"Stage {stage}: up to date, skipped (--force redoes it)")
+            continue
+        ran += 1
+        code = run_stage(plan, stage)
+        if code:
+            return code
+    log("run.sh:end", _ending(plan, chosen, ran, time.monotonic() - started))
+    return 0
+
+
+def run_stage(plan: Plan, stage: Stage) -> int:
+    """Run one stage under its lock and remember how it ended; returns an exit code."""
+    record = Record(stage)
+    with record.locked() as descriptor:
+        verdict = record.judge(force=plan.force)  # another run may just have made it
+        if verdict.up_to_date:
+            log(stage.where, f"Stage {stage}: up to date, skipped (--force redoes it)")
+            return 0
+        log(stage.where, f"Stage {stage}: {stage.title} [{'; '.join(verdict.reasons)}]")
+        if verdict.fresh and any(Path(p).exists() for p in stage.restarts):
+            log(stage.where, f"its earlier state moves to {record.aside}")
+        command = [*stage.launcher, *stage.command]
+        shown = shlex.join(command)
+        log(stage.where, shown)
+        log_file = Path(plan.experiment, "log", f"{stage.name}.log")
+        inputs = record.begin(fresh=verdict.fresh)
+        begun = time.monotonic()
+        try:
+            code = run_logged(
+                command,
+                log_file,
+                header=f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shown}",
+                keep_open=[descriptor],
+            )
+        except InterruptedStageError:
+            log(stage.where, f"Stage {stage}: interrupted")
+            raise KeyboardInterrupt from None
+        fault = _fault(stage, code)
+        if code == UserError.exit_code and record.refuse():
+            fault += "; what it had made before is as it was"
+        else:
+            record.finish(inputs, ok=not fault, seconds=time.monotonic() - begun)
+    if not fault:
+        return 0
+    print(
+        f"run.sh: stage {stage} failed: {fault}\n"
+        f"  log: {log_file}\n"
+        f"  command: (cd {shlex.quote(os.getcwd())} && {shown})\n"
+        f"  go on: {_command_line(plan, '--stage', stage.name)}",
+        file=sys.stderr,
+    )
+    return UserError.exit_code if code == UserError.exit_code else WorkError.exit_code
+
+
+def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
+    """Say for each chosen stage whether it would run, why, and its command."""
+    waiting: list[Stage] = []
+    for stage in chosen:
+        verdict = Record(stage).judge(force=plan.force)
+        reasons = list(verdict.reasons)
+        if not reasons:
+            # Their output may come out the same: then this stage will be skipped.
+            reasons += [
+                f"unless stage {earlier} leaves {path} as it is"
+                for path in stage.inputs
+                for earlier in waiting
+                if makes(earlier, path)
+            ]
+        state = f"will run: {'; '.join(reasons)}" if reasons else "up to date"
+        say(f"stage {stage.number} {stage.name:<10} {state}")
+        say(f"    {shlex.join([*stage.launcher, *stage.command])}")
+        if reasons:
+            waiting.append(stage)
+    complain_about_missing_inputs(plan, chosen)
+    return 0
+
+
+def complain_about_missing_inputs(plan: Plan, chosen: Sequence[Stage]) -> None:
+    """Raise `UserError` naming every input that cannot come into being, and how to."""
+    faults = missing_inputs(chosen, plan.stages)
+    if not faults:
+        return
+    lines = [
+        f"  stage {stage} needs {path}: "
+        + (f"made by stage {maker}" if maker else "no stage makes it")
+        for stage, path, maker in faults
+    ]
+    makers = sorted({m.number: m for *_, m in faults if m}.items())
+    commands = [
+        "  type: " + _command_line(plan, "--stage", m.name, "--stop_stage", m.name)
+        for _, m in makers
+    ]
+    raise UserError(
+        "\n".join([f"run.sh: missing inputs ({len(faults)})", *lines, *commands])
+    )
+
+
+def check_environment() -> None:
+    """Raise `UserError` if the interpreter lacks what every stage imports."""
+    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise UserError(
+            f"run.sh: {sys.executable} lacks {', '.join(lacking)}\n"
+            f"  type: make -C {shlex.quote(str(project_root()))} setup"
+        )
+
+
+def check_signatures(plan: Plan, chosen: Sequence[Stage]) -> None:
+    """Let ``check`` compare arguments with signatures before an earlier stage works.
+
+    It imports torch: done only if a stage would run for nothing before the training
+    script, which does the same at its start, could say so.
+    """
+    todo = [s for s in chosen if not Record(s).judge(force=plan.force).up_to_date]
+    if not plan.check or not any(stage.recipe for stage in todo[1:]):
+        return
+    command = [sys.executable, "-m", "speechbrain_ext", "check", *plan.check]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode in (-signal.SIGINT, 130):
+        raise KeyboardInterrupt
+    if result.returncode:
+        raise UserError((result.stderr or result.stdout).rstrip())
+
+
+def write_command(plan: Plan) -> None:
+    """Write ``<experiment>/run.sh``, which goes on with this command, and settings.
+
+    Earlier commands stay in it as comments, so the file is the experiment's history.
+    """
+    path = Path(plan.experiment, "run.sh")
+    words = [plan.script, *plan.given, *plan.range]
+    line = f"# {time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(words)}"
+    history = []
+    if path.exists():
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        history = [old for old in text.splitlines() if old.startswith("# 2")]
+    command = shlex.join(["./" + os.path.basename(plan.script), *words[1:]])
+    write_text(
+        path,
+        "#!/usr/bin/env bash\n"
+        "# Written by run.sh: goes on with the last command; more options may follow.\n"
+        + "\n".join([*history, line.replace("\n", " ")])
+        + f"\ncd -- {shlex.quote(os.getcwd())} || exit 2\n"
+        f'exec {command} "$@"\n',
+    )
+    path.chmod(path.stat().st_mode | 0o111)
+    folder = Path(plan.experiment, ".stages")
+    write_text(folder / "settings", "".join(f"{s}\n" for s in plan.settings))
+
+
+def log(where: str, message: str) -> None:
+    """Print one line in the form of ESPnet's and icefall's recipes."""
+    say(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} ({where}) {message}")
+
+
+def say(text: str) -> None:
+    """Print; when nobody reads it any more (``| head``) the work goes on unseen."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _fault(stage: Stage, code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = ", perhaps by the system for want of memory" if code == -9 else ""
+        return f"killed by {name}{hint}"
+    if code:
+        return f"exit code {code}"
+    absent = [path for path in stage.makes if not Path(path).exists()]
+    return f"it ended well but did not make {', '.join(absent)}" if absent else ""
+
+
+def _note_if_stale(stage: Stage) -> None:
+    """Say that a stage before ``--stage`` is outdated: its results will be used."""
+    record = Record(stage)
+    if record.read().get("status") != "done":
+        return  # made by hand or elsewhere: not ours to judge
+    verdict = record.judge()
+    if not verdict.up_to_date:
+        log(
+            stage.where,
+            f"note: stage {stage} lies before --stage and is out of date "
+            f"({'; '.join(verdict.reasons)}): its earlier outputs are used",
+        )
+
+
+def _ending(plan: Plan, chosen: Sequence[Stage], ran: int, seconds: float) -> str:
+    """Print the results, if the last stage was chosen; return the last line."""
+    if chosen[-1] is plan.stages[-1]:
+        for path in filter(os.path.exists, plan.show):
+            say(f"\n{Path(path).read_text(encoding='utf-8').rstrip()}\n")
+        for label, path in zip(plan.look[::2], plan.look[1::2], strict=True):
+            if os.path.exists(path):
+                say(f"{label + ':':<18}{os.path.abspath(path)}")
+    elapsed = f"[elapsed={round(seconds)}s]"
+    if not ran:
+        return f"Nothing to do: everything is up to date (--force redoes it). {elapsed}"
+    return f"Successfully finished. {elapsed}"
+
+
+def _command_line(plan: Plan, *more: str) -> str:
+    return shlex.join([plan.script, *plan.given, *more])

@@ -1,0 +1,33 @@
+"""The neural codec task; a recipe names it with ``task: speechbrain_ext.tasks.codec``."""
+
+from speechbrain_ext.tasks.codec.brain import CodecBrain
+
+__all__ = ["CodecBrain"]
+
+#: Top-level keys that the task reads; the strict loader checks recipes against them.
+REQUIRED_KEYS = (
+    "seed",
+    "output_folder",
+    "save_folder",
+    "train_manifest",
+    "valid_manifest",
+    "sample_rate",
+    "crop_seconds",
+    "crops_per_epoch",
+    "batch_size",
+    "num_workers",
+    "init_from",
+    "test_interval",
+    "valid_kbps",
+    "eval_kbps",
+    "tensorboard",
+    "wandb",
+    "vq_weight",
+    "modules",
+    "opt_class",
+    "schedule",
+    "epoch_counter",
+    "checkpointer",
+    "train_logger",
+)
+OPTIONAL_KEYS = ("nan_guard",)

@@ -1,0 +1,236 @@
+"""What a codec learns from a batch, and how a run of it goes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+import speechbrain
+import torch
+from speechbrain import Stage
+from speechbrain.utils.seed import seed_everything
+
+from speechbrain_ext.brain import DivergenceError, NaNSafeBrain
+from speechbrain_ext.brain.verdict import nonfinite_names
+from speechbrain_ext.data.sampler import generator_for
+
+logger = logging.getLogger(__name__)
+
+#: Numbers in the progress bar are read from the device at most this often.
+_PROGRESS_SECONDS = 0.5
+
+
+class CodecBrain(NaNSafeBrain):
+    """Trains a codec on crops and validates whole utterances at nested bitrates.
+
+    Arguments
+    ---------
+    modules : dict
+        ``codec``: `TransformCodec` or `SEANetCodec`; ``reconstruction``:
+        `ReconstructionLoss`.
+    hparams : dict
+        Beside what every Brain reads: ``vq_weight`` (of the quantizer's own loss),
+        ``schedule`` (`WarmupCosine`), ``valid_kbps`` (list of float),
+        ``test_interval`` (epochs between two validations), ``train_loggers`` (list of
+        SpeechBrain loggers).
+
+    The best checkpoint is the one with the highest valid SNR, averaged over
+    ``valid_kbps``; a non-finite SNR is the worst there is.
+    """
+
+    def __init__(self, modules, opt_class, hparams, run_opts=None, checkpointer=None):
+        super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
+        self.term_sums: dict[str, torch.Tensor] = {}
+        self._shown: tuple[float, dict] = (0.0, {})
+        self.train_stats: dict[str, float] = {}
+        self.num_epochs = 0
+
+    # -- one batch ---------------------------------------------------------------
+
+    def compute_forward(self, batch, stage):
+        """Return the codec's result (TRAIN) or ``{kbps: wav}`` (VALID, TEST)."""
+        batch = batch.to(self.device)
+        wav = batch.wav.data
+        if stage == Stage.TRAIN:
+            return self.modules.codec(wav)
+        codec = getattr(self.modules.codec, "module", self.modules.codec)
+        codes = codec.encode(wav, kbps=max(self.hparams.valid_kbps))
+        return {
+            kbps: codec.decode(
+                codes[:, : codec.kbps_to_quantizers(kbps)], length=wav.shape[-1]
+            )
+            for kbps in self.hparams.valid_kbps
+        }
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Return the weighted sum of all loss terms, or minus the mean SNR in dB."""
+        wav = batch.wav.data.to(self.device)
+        if stage != Stage.TRAIN:
+            return self._score(predictions, wav, batch.id)
+        recon = self.modules.reconstruction(predictions.wav, wav)
+        vq = predictions.rvq.loss
+        total = recon.total + self.hparams.vq_weight * vq
+        metrics = predictions.rvq.metrics
+        self._remember(
+            {
+                "loss": total,
+                "recon": recon.total,
+                "vq": vq,
+                **recon.terms,
+                "usage": metrics["usage"].mean(),
+                "perplexity": metrics["perplexity"].mean(),
+                "vq_saturations": metrics["saturations"],
+            }
+        )
+        return total
+
+    def _remember(self, values: dict[str, torch.Tensor]) -> None:
+        """Add to the epoch's sums; rebinding, so that a rejected batch is undone."""
+        for name, value in values.items():
+            value = value.detach().float()
+            self.term_sums[name] = self.term_sums.get(name, 0.0) + value
+
+    def _score(self, predictions, wav, utt_ids) -> torch.Tensor:
+        """SNR in dB of every rate; a non-finite one is named and left out."""
+        power = wav.double().square().sum().clamp(min=1e-12)
+        scores = []
+        for kbps, estimate in predictions.items():
+            noise = (wav.double() - estimate.double()).square().sum()
+            snr = 10 * torch.log10(power / noise.clamp(min=1e-12))
+            if torch.isfinite(snr):
+                self.valid_snr[kbps].append(snr.item())
+                scores.append(snr)
+            else:
+                self.valid_rejected += 1
+                logger.warning(
+                    "validation: %s at %g kbps is not finite; left out and counted",
+                    utt_ids[0],
+                    kbps,
+                )
+        if not scores:
+            return torch.tensor(math.nan)
+        return -torch.stack(scores).mean().float()
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Set the learning rate of the coming step."""
+        if should_step:
+            for optimizer in self.optimizers_dict.values():
+                self.hparams.schedule.apply(optimizer)
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Count a step that was taken."""
+        if should_step:
+            self.hparams.schedule.advance()
+
+    # -- a run -------------------------------------------------------------------
+
+    def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
+        """Train as ``Brain.fit`` does; says beforehand how long it will take."""
+        self.train_sampler = train_set.sampler
+        self.num_epochs = epoch_counter.limit
+        steps = len(train_set) // self.grad_accumulation_factor
+        self.hparams.schedule.total_steps = steps * self.num_epochs
+        super().fit(epoch_counter, train_set, valid_set, **kwargs)
+
+    def estimate_seconds(self, batch) -> float:
+        """Time forward and backward on one batch without learning from it."""
+        transaction = self._guard.transaction
+        transaction.begin(keep_gradients=False)
+        self.modules.train()
+        try:
+            times = []
+            for _ in range(2):  # the first one warms up
+                start = time.perf_counter()
+                outputs = self.compute_forward(batch, Stage.TRAIN)
+                self.compute_objectives(outputs, batch, Stage.TRAIN).backward()
+                if self.device_type == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+        finally:
+            transaction.rollback()
+            for parameter in self.modules.parameters():
+                parameter.grad = None
+        return times[-1]
+
+    def progress_items(self):
+        """Loss terms, learning rate and rejects, read twice a second."""
+        last, shown = self._shown
+        now = time.monotonic()
+        if now - last >= _PROGRESS_SECONDS and self.term_sums:
+            count = max(1, self.step)
+            shown = {
+                name: f"{float(self.term_sums[name]) / count:.3f}"
+                for name in ("loss", "recon", "vq")
+            }
+            shown["lr"] = f"{self.optimizer.param_groups[0]['lr']:.1e}"
+            self._shown = (now, shown)
+        return {**shown, **super().progress_items()}
+
+    def _fit_train(self, train_set, epoch, enable):
+        # A reject before the first step would otherwise divide by step 0 in the bar.
+        self._shown = (0.0, {})
+        super()._fit_train(train_set, epoch, enable)
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        interval = self.hparams.test_interval
+        if epoch % interval == 0 or epoch == self.num_epochs:
+            super()._fit_valid(valid_set, epoch, enable)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Start the sums of an epoch."""
+        if stage == Stage.TRAIN:
+            # Dropout and the quantizer's choices then do not depend on whether the
+            # run was interrupted between two epochs.
+            seed = generator_for(self.hparams.seed, epoch, "dropout").integers(2**31)
+            seed_everything(int(seed), verbose=False)
+            self.term_sums = {}
+            self.stage_started = time.monotonic()
+        else:
+            self.valid_snr = {kbps: [] for kbps in self.hparams.valid_kbps}
+            self.valid_rejected = 0
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log the epoch; after validation, keep the best checkpoint."""
+        if stage == Stage.TRAIN:
+            steps = max(1, self.step)
+            self.train_stats = {n: float(x) / steps for n, x in self.term_sums.items()}
+            self.train_stats["rejected"] = self.health.epoch_rejected
+            self.train_stats["seconds"] = time.monotonic() - self.stage_started
+            if epoch % self.hparams.test_interval and epoch != self.num_epochs:
+                self._log(epoch, None)
+            return
+        if stage == Stage.VALID:
+            stats = {
+                f"snr_{kbps:g}k": sum(x) / len(x) if x else math.nan
+                for kbps, x in self.valid_snr.items()
+            }
+            snr = sum(stats.values()) / len(stats)
+            self._log(epoch, {"snr": snr, **stats, "nonfinite": self.valid_rejected})
+            self._save(epoch, snr if math.isfinite(snr) else -math.inf)
+
+    def _log(self, epoch, valid_stats) -> None:
+        meta = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        for train_logger in self.hparams.train_loggers:
+            train_logger.log_stats(meta, self.train_stats, valid_stats)
+
+    def _save(self, epoch: int, snr: float) -> None:
+        """Write a checkpoint, but never one whose state is not finite."""
+        moments = (
+            (f"optimizer.{i}.{name}", value)
+            for i, state in enumerate(self.optimizer.state.values())
+            for name, value in state.items()
+            if isinstance(value, torch.Tensor)
+        )
+        bad = nonfinite_names(self.modules.state_dict().items())
+        bad += nonfinite_names(moments)
+        if bad:
+            raise DivergenceError(
+                f"epoch {epoch}: the state itself is not finite ({len(bad)} tensors, "
+                f"first {bad[0]}), so no checkpoint was written; the last good one is "
+                "kept.\n  Next: the same command resumes from it."
+            )
+        if speechbrain.utils.distributed.if_main_process():
+            self.checkpointer.save_and_keep_only(
+                meta={"snr": snr, "epoch": epoch}, max_keys=["snr"]
+            )

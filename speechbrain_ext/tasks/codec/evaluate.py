@@ -1,0 +1,268 @@
+"""Score a trained codec on the test files, beside Opus on the same files."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from speechbrain.utils.checkpoints import Checkpointer
+
+from speechbrain_ext.config import Recipe, load_recipe
+from speechbrain_ext.data.audio import save_audio
+from speechbrain_ext.data.loader import read_samples
+from speechbrain_ext.data.manifest import split_hash
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.report.results import system_folder, write_results
+from speechbrain_ext.report.train_log import read_train_log
+from speechbrain_ext.scoring.opus import opus_points
+from speechbrain_ext.scoring.signal import mean_scores, score_pair
+from speechbrain_ext.tasks.codec.train import manifest_at
+from speechbrain_ext.tasks.experiment import environment
+
+
+def evaluate(
+    experiment: str | Path,
+    test_manifest: str | Path,
+    *,
+    kbps: Sequence[float] | None = None,
+    device: str = "cpu",
+    jobs: int | None = None,
+) -> dict:
+    """Write ``results.json`` and ``reconstructions/`` of a trained codec.
+
+    Arguments
+    ---------
+    experiment : str or Path
+        Folder that `train` wrote; the checkpoint with the best valid SNR is taken.
+    test_manifest : str or Path
+        The files to score; no choice was made by them.
+    kbps : Sequence[float] or None
+        Nested bitrates to score; None: the recipe's ``eval_kbps``.
+    device : str
+        Where the codec runs.
+    jobs : int or None
+        Processes that measure; None: one for each core.
+
+    Returns
+    -------
+    dict
+        What was written; see `speechbrain_ext.report.results`.
+
+    Raises
+    ------
+    UserError
+        If there is no trained codec, or a bitrate is not one of its own.
+    ManifestError
+        If the manifest or one of its files is missing or changed.
+    """
+    started = time.monotonic()
+    folder = Path(experiment)
+    if not (folder / "hyperparams.yaml").exists():
+        raise UserError(
+            f"evaluate: {folder} is no experiment (no hyperparams.yaml in it); train "
+            "first: ./run.sh --stage train"
+        )
+    recipe = load_recipe(folder / "hyperparams.yaml")
+    hparams = recipe.hparams
+    sample_rate = hparams["sample_rate"]
+    utterances = manifest_at(str(test_manifest), sample_rate)
+    codec = hparams["modules"]["codec"].to(device).eval()
+    meta = load_best(codec, Path(hparams["save_folder"]))
+    rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
+    stages = numbers_of_quantizers(codec, rates)
+
+    wavs = {utt_id: read_samples(u) for utt_id, u in utterances.items()}
+    with Progress(transient=True) as progress:
+        task = progress.add_task("reconstruct", total=len(wavs))
+        ours: dict[float, list[np.ndarray]] = {rate: [] for rate in rates}
+        for wav in wavs.values():
+            for rate, estimate in zip(
+                rates, nested_reconstructions(codec, wav, stages, device), strict=True
+            ):
+                ours[rate].append(estimate)
+            progress.advance(task)
+        opus = opus_points(list(wavs.values()), sample_rate)
+        candidates = [
+            ("ours", codec.bitrates[stages[i] - 1], "nominal", ours[rate])
+            for i, rate in enumerate(rates)
+        ]
+        candidates += [
+            ("opus", point.kbps, "measured payload", point.wavs) for point in opus
+        ]
+        task = progress.add_task("measure", total=len(candidates) * len(wavs))
+        systems = measure(
+            candidates, wavs, sample_rate, jobs, lambda: progress.advance(task)
+        )
+    write_reconstructions(
+        folder / "reconstructions", systems, candidates, wavs, sample_rate
+    )
+    return write_results(
+        folder / "results.json",
+        {
+            "task": "codec",
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
+                timespec="seconds"
+            ),
+            "command": own_command(folder),
+            "conditions": conditions(recipe, codec, folder, test_manifest, meta)
+            | {"evaluate_seconds": round(time.monotonic() - started, 1)},
+            "systems": systems,
+            "health": health(folder, Path(test_manifest).parent),
+        },
+    )
+
+
+def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:
+    """Load the checkpoint with the highest valid SNR; returns its meta data."""
+    checkpointer = Checkpointer(save_folder, {"codec": codec})
+    if not any(save_folder.glob("CKPT*")):
+        raise UserError(
+            f"evaluate: no checkpoint in {save_folder}; train first: ./run.sh --stage "
+            "train"
+        )
+    found = checkpointer.recover_if_possible(max_key="snr")
+    if found is None:
+        raise UserError(
+            f"evaluate: the checkpoints in {save_folder} were written within an epoch "
+            "and have no valid SNR yet; let training finish: ./run.sh --stage train"
+        )
+    return found.meta
+
+
+def numbers_of_quantizers(codec, rates: Sequence[float]) -> list[int]:
+    """Quantizers of each rate; all unusable rates in one message."""
+    numbers, wrong = [], []
+    for rate in rates:
+        try:
+            numbers.append(codec.kbps_to_quantizers(rate))
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("evaluate: --kbps\n  " + "\n  ".join(wrong))
+    return numbers
+
+
+@torch.no_grad()
+def nested_reconstructions(codec, wav, stages, device) -> list[np.ndarray]:
+    """Encode once, decode the first n codes for each n in ``stages``."""
+    signal = torch.from_numpy(wav)[None].to(device)
+    codes = codec.encode(signal)
+    return [
+        codec.decode(codes[:, :n], length=len(wav))[0].float().cpu().numpy()
+        for n in stages
+    ]
+
+
+def measure(candidates, wavs, sample_rate, jobs, advance) -> list[dict]:
+    """Score all files of all candidates in parallel processes."""
+    jobs = jobs or os.cpu_count() or 1
+    systems = []
+    # spawn: a fork of a process with torch's threads in it can hang.
+    with concurrent.futures.ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        pending = [
+            [
+                pool.submit(score_pair, wav, estimate, sample_rate)
+                for wav, estimate in zip(wavs.values(), estimates, strict=True)
+            ]
+            for *_, estimates in candidates
+        ]
+        try:
+            for (name, kbps, kind, _), futures in zip(candidates, pending, strict=True):
+                files = []
+                for utt_id, future in zip(wavs, futures, strict=True):
+                    files.append({"utt_id": utt_id, **future.result()})
+                    advance()
+                systems.append(
+                    {
+                        "name": name,
+                        "kbps": round(float(kbps), 3),
+                        "rate_kind": kind,
+                        "mean": mean_scores(files),
+                        "files": files,
+                    }
+                )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return systems
+
+
+def write_reconstructions(folder: Path, systems, candidates, wavs, rate) -> None:
+    """Write ``<system>/<utt_id>.wav`` beside the originals, all or nothing."""
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    places = {"reference": wavs.values()}
+    for system, (*_, estimates) in zip(systems, candidates, strict=True):
+        places[system_folder(system)] = estimates
+    for place, estimates in places.items():
+        for utt_id, wav in zip(wavs, estimates, strict=True):
+            if np.isfinite(wav).all():
+                save_audio(new / place / f"{utt_id}.wav", wav, rate)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
+    """What a reader must know to recompute the table."""
+    manifests = [
+        recipe.hparams["train_manifest"],
+        recipe.hparams["valid_manifest"],
+        test_manifest,
+    ]
+    found = environment()
+    return {
+        "split_hash": split_hash(*manifests),
+        "seed": recipe.hparams["seed"],
+        "config_hash": recipe.config_hash,
+        "model": type(codec).__name__,
+        "parameters": sum(p.numel() for p in codec.parameters()),
+        "epoch": meta["epoch"],
+        "valid_snr_db": meta["snr"],
+        "train_seconds": train_seconds(folder),
+        "versions": found["versions"],
+        "git": found["git"],
+        "processor": found["processor"],
+        "threads": found["threads"],
+        "device": str(next(codec.parameters()).device),
+    }
+
+
+def train_seconds(folder: Path) -> float | None:
+    """Seconds of training, summed over the epochs in the log."""
+    rows = read_train_log(folder / "train_log.txt")
+    seconds = [row["train seconds"] for row in rows if "train seconds" in row]
+    return round(sum(seconds), 1) if seconds else None
+
+
+def own_command(folder: Path) -> str:
+    """The command that made the experiment, as its run.sh says it."""
+    script = folder / "run.sh"
+    if script.exists():
+        lines = script.read_text(encoding="utf-8").splitlines()
+        commands = [line for line in lines if line and not line.startswith("#")]
+        if commands:
+            return commands[-1]
+    return f"python recipes/codec/evaluate.py {folder}"
+
+
+def health(folder: Path, datadir: Path) -> dict:
+    """Counts of what went wrong on the way: files and batches."""
+    rejected = datadir / "rejected.tsv"
+    files = 0
+    if rejected.exists():
+        files = max(0, len(rejected.read_text(encoding="utf-8").splitlines()) - 1)
+    return {
+        "rejected_files": files,
+        "rejected_batches": len(list((folder / "debug_nan").glob("nan_batch_*.json"))),
+    }

@@ -1,0 +1,139 @@
+"""From a loaded recipe to a trained codec."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import torch
+
+from speechbrain_ext.config import Recipe
+from speechbrain_ext.data.loader import crop_loader, read_samples, utterance_loader
+from speechbrain_ext.data.manifest import ManifestError, verify_manifest
+from speechbrain_ext.tasks.codec.brain import CodecBrain
+from speechbrain_ext.tasks.experiment import open_experiment
+from speechbrain_ext.tasks.initialize import load_initial_weights
+from speechbrain_ext.tasks.loggers import optional_loggers
+
+#: Keys that may change between two runs in one experiment folder.
+HARMLESS = frozenset(
+    {
+        "number_of_epochs",
+        "output_folder",
+        "save_folder",
+        "train_log",
+        "train_manifest",
+        "valid_manifest",
+        "num_workers",
+        "tensorboard",
+        "wandb",
+        "test_interval",
+        "init_from",
+        "ckpt_interval_minutes",
+        "eval_kbps",
+    }
+)
+
+
+def train(recipe: Recipe) -> CodecBrain:
+    """Train a codec as its recipe says; goes on where an earlier run stopped.
+
+    Arguments
+    ---------
+    recipe : Recipe
+        Of ``recipes/codec``; see ``transform.yaml`` for the keys.
+
+    Returns
+    -------
+    CodecBrain
+        After its last epoch.
+
+    Raises
+    ------
+    ManifestError
+        If a manifest or one of its files is missing or changed.
+    UserError
+        If the experiment folder holds checkpoints of other settings.
+    DivergenceError
+        If too many batches were rejected.
+    """
+    hparams = recipe.hparams
+    train_set = manifest_at(hparams["train_manifest"], hparams["sample_rate"])
+    valid_set = manifest_at(hparams["valid_manifest"], hparams["sample_rate"])
+    folder = open_experiment(recipe, harmless=HARMLESS)
+    hparams["train_loggers"] = [
+        hparams["train_logger"],
+        *optional_loggers(
+            folder, tensorboard=hparams["tensorboard"], wandb=hparams["wandb"]
+        ),
+    ]
+    brain = CodecBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=recipe.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    loader = crop_loader(
+        train_set,
+        crop_samples=round(hparams["crop_seconds"] * hparams["sample_rate"]),
+        crops_per_epoch=hparams["crops_per_epoch"],
+        batch_size=hparams["batch_size"],
+        seed=hparams["seed"],
+        num_workers=hparams["num_workers"],
+        rank=brain.rank if brain.distributed_launch else 0,
+        world_size=torch.distributed.get_world_size()
+        if brain.distributed_launch
+        else 1,
+    )
+    brain.checkpointer.add_recoverable("dataloader-TRAIN", loader)
+    if brain.checkpointer.find_checkpoint() is None:
+        start(brain, train_set, hparams)
+    announce(brain, loader, hparams)
+    brain.fit(
+        hparams["epoch_counter"],
+        loader,
+        utterance_loader(valid_set, hparams["num_workers"]),
+    )
+    return brain
+
+
+def manifest_at(path: str, sample_rate: int) -> dict:
+    """Read and verify a manifest, files included, before anything is computed."""
+    utterances = verify_manifest(path)
+    if not utterances:
+        raise ManifestError(f"{path}: no utterances; prepare data: --stage prepare")
+    other = {u.sample_rate for u in utterances.values()} - {sample_rate}
+    if other:
+        raise ManifestError(
+            f"{path}: audio at {sorted(other)} Hz, but the recipe's sample_rate is "
+            f"{sample_rate}; prepare the data again, or give --sample_rate={max(other)}"
+        )
+    return utterances
+
+
+def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
+    """Give a new run its first weights: from a checkpoint, or from the train files."""
+    codec = brain.modules.codec
+    if hparams["init_from"]:
+        print(load_initial_weights(codec, hparams["init_from"], "codec"))
+        return
+    if hasattr(codec, "initialize"):
+        waves = [torch.from_numpy(read_samples(u)) for u in train_set.values()]
+        codec.initialize(waves, seed=hparams["seed"])
+
+
+def announce(brain: CodecBrain, loader, hparams: dict) -> None:
+    """Say what will be trained and about how long it takes."""
+    epochs = hparams["epoch_counter"].limit
+    parameters = sum(p.numel() for p in brain.modules.codec.parameters())
+    # Not by iterating the loader: that would forbid it to resume within an epoch.
+    crops = itertools.islice(loader.sampler, loader.batch_size)
+    batch = loader.collate_fn([loader.dataset[crop] for crop in crops])
+    seconds = brain.estimate_seconds(batch) * len(loader) * epochs
+    print(
+        f"{type(brain.modules.codec).__name__}: {parameters:,} parameters, "
+        f"{epochs} epochs of {len(loader)} steps on {brain.device}: "
+        f"about {seconds / 60:.0f} min",
+        file=sys.stderr,
+    )

@@ -1,0 +1,182 @@
+"""The experiment folder: what was run, with which settings, on which machine."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import logging
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from speechbrain_ext.config import Recipe
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import write_json, write_text
+
+#: Packages whose version can change a number.
+PACKAGES = (
+    "speechbrain-ext",
+    "speechbrain",
+    "torch",
+    "torchaudio",
+    "hyperpyyaml",
+    "numpy",
+    "scipy",
+    "soundfile",
+    "pesq",
+    "pystoi",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that compute; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, str | bool] | None:
+    """Commit and cleanliness of the tree this package runs from; None outside git."""
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder)]
+    try:
+        commit = subprocess.run(
+            [*command, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+        )
+        status = subprocess.run(
+            [*command, "status", "--porcelain"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode:
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def environment() -> dict:
+    """What may explain a different number: versions, processor, threads, GPU."""
+    return {
+        "versions": versions(),
+        "git": git_state(),
+        "platform": platform.platform(),
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def processor_name() -> str:
+    """Model name of the processor as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def open_experiment(recipe: Recipe, *, harmless: frozenset[str] = frozenset()) -> Path:
+    """Make or continue the experiment folder of a recipe.
+
+    Writes ``hyperparams.yaml`` (resolved, self-contained), ``env.json``, and opens
+    ``log.txt``.
+
+    Arguments
+    ---------
+    recipe : Recipe
+        Its ``output_folder`` is the experiment.
+    harmless : frozenset[str]
+        Top-level keys that may differ from what the folder was trained with.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    UserError
+        If the folder holds checkpoints of other settings: training on would mix two
+        experiments. The message shows the difference.
+    """
+    folder = Path(recipe.hparams["output_folder"])
+    resolved = folder / "hyperparams.yaml"
+    has_checkpoint = any((folder / "save").glob("CKPT*"))
+    if has_checkpoint and resolved.exists():
+        changed = changed_lines(
+            resolved.read_text(encoding="utf-8"), recipe.resolved_yaml, harmless
+        )
+        if changed:
+            raise UserError(
+                f"{folder} holds checkpoints of other settings:\n"
+                + "\n".join(f"  {line}" for line in changed)
+                + "\nGive this run a name of its own (--tag NAME), or redo it from "
+                "nothing (--stage train --force)."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(resolved, recipe.resolved_yaml)
+    write_json(folder / "env.json", environment())
+    _log_to(folder / "log.txt")
+    logging.getLogger(__name__).info("command: %s", " ".join(sys.argv))
+    return folder
+
+
+def changed_lines(old: str, new: str, harmless: frozenset[str]) -> list[str]:
+    """Lines of two resolved recipes that differ, as ``- old`` and ``+ new``."""
+
+    def lines(text: str) -> list[str]:
+        return [
+            line
+            for line in text.splitlines()
+            if line.strip()
+            and not line.lstrip().startswith("#")
+            and line.split(":", 1)[0] not in harmless
+        ]
+
+    difference = difflib.unified_diff(lines(old), lines(new), n=0, lineterm="")
+    return [
+        line
+        for line in difference
+        if line[:1] in "+-" and not line.startswith(("+++", "---"))
+    ]
+
+
+def _log_to(path: Path) -> None:
+    """Send everything, Python warnings too, to the log file; the console stays calm."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if getattr(handler, "experiment", False):
+            root.removeHandler(handler)
+            handler.close()
+    file_handler = logging.FileHandler(path, encoding="utf-8")
+    file_handler.setLevel(logging.DEBUG)
+    file_handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
+    console = logging.StreamHandler(sys.stderr)
+    console.addFilter(_worth_the_console)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    for handler in (file_handler, console):
+        handler.experiment = True
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def _worth_the_console(record: logging.LogRecord) -> bool:
+    """Pass warnings, and the line of numbers after each epoch; the log has it all."""
+    if record.name == "py.warnings":
+        return False
+    epoch_line = record.name == "speechbrain.utils.train_logger"
+    return record.levelno >= logging.WARNING or epoch_line

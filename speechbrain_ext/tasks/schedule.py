@@ -1,0 +1,85 @@
+"""Learning rate: linear warm-up, then half a cosine down (Loshchilov & Hutter, 2017).
+
+https://arxiv.org/abs/1608.03983, without restarts.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+
+
+@register_checkpoint_hooks
+class WarmupCosine:
+    """Sets the learning rate before each optimizer step.
+
+    Arguments
+    ---------
+    learning_rate : float
+        Peak, reached after the warm-up (> 0).
+    warmup_steps : int
+        Optimizer steps of linear warm-up (>= 0).
+    final_scale : float
+        The last step's share of the peak, in [0, 1].
+    total_steps : int or None
+        Length of the run in optimizer steps; the task fills it in where None.
+
+    Example
+    -------
+    >>> schedule = WarmupCosine(1.0, warmup_steps=2, final_scale=0.0, total_steps=6)
+    >>> [round(schedule.at(step), 3) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        warmup_steps: int = 0,
+        final_scale: float = 0.05,
+        total_steps: int | None = None,
+    ):
+        if learning_rate <= 0 or warmup_steps < 0 or not 0 <= final_scale <= 1:
+            raise ValueError(
+                "WarmupCosine: learning_rate must be > 0, warmup_steps >= 0 and "
+                f"final_scale in [0, 1], got {learning_rate}, {warmup_steps} and "
+                f"{final_scale}"
+            )
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.final_scale = final_scale
+        self.total_steps = total_steps
+        self.step = 0
+
+    def at(self, step: int) -> float:
+        """Learning rate of the 0-based optimizer step."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        length = max(1, (self.total_steps or 0) - self.warmup_steps)
+        progress = min(1.0, (step - self.warmup_steps) / length)
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        scale = self.final_scale + (1 - self.final_scale) * cosine
+        return self.learning_rate * scale
+
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set the learning rate of the coming step in all parameter groups."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.at(self.step)
+
+    def advance(self) -> None:
+        """Count one optimizer step that was taken."""
+        self.step += 1
+
+    @mark_as_saver
+    def _save(self, path):
+        Path(path).write_text(str(self.step), encoding="utf-8")
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch=False):
+        self.step = int(Path(path).read_text(encoding="utf-8"))

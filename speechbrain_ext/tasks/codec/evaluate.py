@@ -129,7 +129,14 @@ def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:
             f"evaluate: no checkpoint in {save_folder}; train first: ./run.sh --stage "
             "train"
         )
-    found = checkpointer.recover_if_possible(max_key="snr")
+    try:
+        found = checkpointer.recover_if_possible(max_key="snr")
+    except (RuntimeError, KeyError, EOFError, OSError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"evaluate: the checkpoint in {save_folder} does not fit its recipe, or is "
+            f"damaged: {first}\n  Next: ./run.sh --stage train --force"
+        ) from error
     if found is None:
         raise UserError(
             f"evaluate: the checkpoints in {save_folder} were written within an epoch "

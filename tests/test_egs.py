@@ -102,7 +102,7 @@ def test_telugu_wrong_usage_exits_2_with_a_reason(telugu, arguments, message):
 def test_telugu_dry_run_names_each_command(telugu, tmp_path):
     (tmp_path / "my rec").mkdir()
     recipe = tmp_path / "own.yaml"
-    recipe.write_text("seed: 1\n")
+    recipe.write_text("train_manifest: a\nvalid_manifest: b\noutput_folder: c\n")
     exp = tmp_path / "exp"
     code, out, err = telugu(
         *["--dry_run", "--data_folder", "my rec", "--expdir", exp, "--ngpu", "2"],

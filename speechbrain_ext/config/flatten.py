@@ -26,7 +26,8 @@ from .source import CORE, Node, Path_, bracketed, walk
 
 #: top-level keys that say where, not what: left out of the hash, with what they fill
 VOLATILE = re.compile(r"^(tag|(.+_)?(folder|dir|manifest))$")
-_OLD_BOOLEAN = re.compile(r"^(y|n|yes|no|on|off)$", re.I)
+#: texts that every YAML reader and writer takes unquoted for what they are
+_BARE = re.compile(r"(?!(?:y|n|yes|no|on|off)$)[A-Za-z_./][\w./+ -]*(?<! )", re.A | re.I)
 _WIDTH = 10**6
 
 
@@ -163,8 +164,14 @@ def scalar(value: Any, text: str | None = None) -> ScalarNode:
         return ScalarNode(tag=CORE + "float", value=_float(value))
     if isinstance(value, datetime.date):
         return ScalarNode(tag=CORE + "timestamp", value=text or value.isoformat())
-    style = "'" if _OLD_BOOLEAN.match(value) else None
-    return ScalarNode(tag=CORE + "str", value=value, style=style)
+    return ScalarNode(tag=CORE + "str", value=value, style=_style(value))
+
+
+def _style(text: str) -> str | None:
+    """Quotes of a text; a text like a number is quoted by ruamel itself."""
+    if _BARE.fullmatch(text):
+        return None
+    return "'" if text.isprintable() else '"'
 
 
 def _float(value: float) -> str:
@@ -186,7 +193,10 @@ def _tuple(values: tuple) -> ScalarNode:
 
 
 def _fits_flow(node) -> bool:
-    return isinstance(node, ScalarNode) and node.tag.startswith(CORE)
+    if not isinstance(node, ScalarNode) or not node.tag.startswith(CORE):
+        return False
+    # HyperPyYAML writes the list once more, and without the quotes in [...].
+    return node.tag != CORE + "str" or node.style is None
 
 
 def config_hash(root: Node) -> str:

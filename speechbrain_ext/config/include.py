@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .faults import Faults, Where, did_you_mean, shown
 from .references import Resolver
-from .source import Node, Path_, addressable, dotted, read_source, walk
+from .source import Node, Path_, addressable, broken, dotted, read_source, walk
 
 MAX_FILES = 100
 #: the tree this package belongs to, if it is a checkout with recipes/ and hparams/
@@ -145,6 +145,7 @@ class Includes:
             return
         if given.kind == "map" or given.target is not None or given.tag == "!copy":
             self._refuse(keys, given.where)
+            section.value[keys[-1]] = broken(given.where)
             return
         section.value[keys[-1]] = given
         self.passed.append(Passed((*at, *keys), before, given))

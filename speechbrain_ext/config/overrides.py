@@ -134,9 +134,9 @@ def _value(override: Override, key: Any, current: Node, resolver: Resolver) -> A
             f"is a section ({current.where}); set one of its keys: "
             + _arguments(override, current)
         )
-    known = _current(key, current, resolver)
     given, text = override.value, override.text
     try:
+        known = _current(key, current, resolver)
         if text is not None:
             if isinstance(known, str):
                 refuse_tags(text)

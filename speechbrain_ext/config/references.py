@@ -86,10 +86,9 @@ class Resolver:
     def _resolve(self, node: Node) -> Value:
         if node.tag in ("!ref", "!copy"):
             return self._reference(node)
-        if node.tag == "!PLACEHOLDER":
-            return BROKEN  # reported where open placeholders are looked for
-        if node.tag.startswith("!include:"):
-            return BROKEN  # could not be read: reported there
+        # Open placeholders and unread includes are reported where they are looked for.
+        if node.tag in ("!PLACEHOLDER", "!broken") or node.tag.startswith("!include:"):
+            return BROKEN
         if node.tag.startswith("!applyref:"):
             if self.run is not None:
                 return Value("scalar", self.run(node))

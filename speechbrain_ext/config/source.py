@@ -82,6 +82,11 @@ class Node:
         return list(enumerate(self.value)) if self.kind == "list" else []
 
 
+def broken(where: Where) -> Node:
+    """Stand-in for what is already reported, so that nothing is reported twice."""
+    return Node("scalar", "!broken", None, where)
+
+
 def walk(node: Node, path: Path_ = ()) -> Iterator[tuple[Path_, Node]]:
     """Yield path and node, parents first, in the order of the document."""
     yield path, node
@@ -159,7 +164,10 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
-        faults.add(Where(name, line), f"not YAML: {error.problem or error.context}")
+        problem = error.problem or error.context
+        if "'['" in problem or "'{'" in problem:
+            problem += "; in [...] and {...} write a reference as !ref '<a[b]>'"
+        faults.add(Where(name, line), f"not YAML: {problem}")
         return None
     except (YAMLError, ValueError, AssertionError, RecursionError) as error:
         reason = str(error).split("\n")[0] or type(error).__name__
@@ -194,18 +202,18 @@ class _Converter:
             if self.count <= MAX_NODES + 1:
                 self.faults.add(where, "nested too deeply or too large")
             self.count = max(self.count, MAX_NODES + 1)
-            return Node("scalar", "", None, where)
+            return broken(where)
         if id(raw) in self.paths and not self._plain_scalar(raw):
             return self._alias(raw, where)
         self.paths.setdefault(id(raw), path)
         tag = self._tag(raw, where)
         if tag is None:
-            return Node("scalar", "", None, where)
+            return broken(where)
         if isinstance(raw, ScalarNode):
             return self._scalar(raw, tag, where)
         if tag in PLAIN_TAGS:
             self.faults.add(where, f"{tag}: takes a text, not a list or mapping")
-            return Node("scalar", "", None, where)
+            return broken(where)
         if isinstance(raw, SequenceNode):
             if tag.startswith("!include:"):
                 self.faults.add(where, f"{tag}: inputs are given as a mapping")
@@ -227,7 +235,7 @@ class _Converter:
             self.faults.add(
                 where, f"*{raw.anchor}: give the shared value a key and use !ref <key>"
             )
-            return Node("scalar", "", None, where)
+            return broken(where)
         text = f"<{bracketed(path)}>"
         return Node("scalar", "!ref", text, where, text)
 
@@ -284,17 +292,15 @@ class _Converter:
                 node.value = self.construct.construct_object(raw)
             except (YAMLError, ValueError, OverflowError) as error:
                 self.faults.add(where, f"{text[:40]}: {str(error).splitlines()[0]}")
-                node.value = None
+                return broken(where)
         return node
 
     def _tuple(self, text: str, where: Where) -> tuple:
         """``(1, 2)`` as a tuple of plain scalars, without HyperPyYAML's re-parse."""
-        inner = text.strip()[1:-1]
-        items = parse_flow(f"[{inner}]")
-        if items is None or not _TUPLE.match(text):
+        values = parse_tuple(text)
+        if values is None:
             self.faults.add(where, f"{text[:60]}: a tuple holds plain scalars only")
-            return ()
-        return tuple(items)
+        return values or ()
 
     def _mapping(self, raw: MappingNode, path: Path_) -> dict[Any, Node]:
         entries: dict[Any, Node] = {}
@@ -357,6 +363,22 @@ def parse_flow(text: str) -> list[Any] | None:
     """
     pairs = parse_flow_pairs(text)
     return None if pairs is None else [value for value, _ in pairs]
+
+
+def parse_tuple(text: str) -> tuple | None:
+    """Scalars of ``(1, 2)``; None if it is anything else.
+
+    Example
+    -------
+    >>> parse_tuple("(3, 5e-4)"), parse_tuple("((1, 2), 3)")
+    ((3, 0.0005), None)
+    """
+    if not _TUPLE.match(text.strip()):
+        return None
+    pairs = parse_flow_pairs(f"[{text.strip()[1:-1]}]")
+    if pairs is None or any(raw and re.search(r"[()]", raw) for _, raw in pairs):
+        return None
+    return tuple(value for value, _ in pairs)
 
 
 def parse_flow_pairs(text: str) -> list[tuple[Any, str | None]] | None:

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from speechbrain_ext.errors import exits_cleanly
+from speechbrain_ext.cli import run
 from speechbrain_ext.tasks.codec.evaluate import evaluate
 
 
@@ -24,4 +24,4 @@ def command(experiment, test_manifest, kbps, device, nj):
 
 
 if __name__ == "__main__":
-    sys.exit(exits_cleanly(command)())
+    sys.exit(run(command, sys.argv[1:], "evaluate.py"))

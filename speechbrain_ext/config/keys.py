@@ -170,5 +170,7 @@ def _unused(path: TreePath, node: Node, referenced: set[TreePath]):
     if below and node.tag == "" and node.kind == "map":
         for key, child in node.value.items():
             yield from _unused((*path, key), child, referenced)
-    elif not below:
+    elif not below and not (len(path) > 1 and node.tag == "!ref"):
+        # A reference inside a section hands something down, as a parent to a fragment;
+        # in the resolved text those who used it point past it.
         yield path, node

@@ -1,5 +1,6 @@
 """Vector quantization for codecs."""
 
-from speechbrain_ext.quantization.rvq import ResidualVectorQuantizer, RVQResult
+from speechbrain_ext.quantization.result import RVQResult
+from speechbrain_ext.quantization.rvq import ResidualVectorQuantizer
 
 __all__ = ["RVQResult", "ResidualVectorQuantizer"]

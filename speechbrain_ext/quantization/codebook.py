@@ -10,14 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from speechbrain_ext.quantization.ranks import is_distributed
+
 #: Most codes of one stage that are revived at a time. It bounds the candidate rows
 #: kept per stage, hence memory and the cost of a transaction's copy.
 MAX_REVIVED = 256
-
-
-def is_distributed() -> bool:
-    """Whether more than one rank shares the statistics."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class CodebookBank(nn.Module):
@@ -129,25 +126,55 @@ class CodebookBank(nn.Module):
 
     def stage_sums(self, stage: int, codes: torch.Tensor, rows: torch.Tensor) -> None:
         """Add rows, [n, width], to the sums of the codes, [n], they belong to."""
-        self.staged_sums[stage, :, : rows.shape[1]].index_add_(0, codes, rows)
+        self.staged_sums[stage, :, : rows.shape[1]].index_add_(
+            0,
+            codes,
+            rows.contiguous(),  # a strided source takes a slower kernel
+        )
 
-    def stage_candidates(
-        self, stage: int, rows: torch.Tensor, picks: torch.Tensor, filled: torch.Tensor
-    ) -> None:
-        """Keep rows[picks] as what dead codes may be revived to.
+    def draw_candidates(
+        self, valid: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Draw which rows of this batch dead codes may be revived to.
+
+        A random order of the rows with the finite ones in front; each stage takes
+        another part of it, so that stages are not revived from the same frames.
 
         Arguments
         ---------
-        stage : int
-            The stage.
-        rows : torch.Tensor
-            The vectors that this stage quantizes, [n, width].
-        picks : torch.Tensor
-            Row numbers, [num_slots], int64.
-        filled : torch.Tensor
-            1.0 where a slot's row is finite and not a repetition, else 0.0,
-            [num_slots]. Other slots keep what they had.
+        valid : torch.Tensor
+            1.0 for finite rows, else 0.0, [n].
+
+        Returns
+        -------
+        tuple or None
+            Row numbers, [num_stages, num_slots] int64, and 1.0 for the slots that get
+            a row, [num_slots]; for `stage_candidates`.
         """
+        if not self.num_slots or not valid.numel():
+            return None
+        keys = torch.rand_like(valid) + (1 - valid)  # in [1, 2) where not finite
+        order = keys.argsort()
+        num_valid = valid.sum().long()
+        slots = torch.arange(self.num_slots, device=valid.device)
+        offsets = torch.arange(self.codebooks.shape[0], device=valid.device)
+        picks = (slots + offsets[:, None] * self.num_slots) % num_valid.clamp(min=1)
+        # A slot past the number of finite rows would only repeat one.
+        return order[picks], (slots < num_valid).float()
+
+    def stage_candidates(
+        self,
+        stage: int,
+        rows: torch.Tensor,
+        drawn: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        """Keep the rows drawn, of the vectors [n, width] that a stage quantizes.
+
+        Slots for which nothing was drawn keep what an earlier forward put there.
+        """
+        if drawn is None:
+            return
+        picks, filled = drawn[0][stage], drawn[1]
         slots = self.candidates[stage, :, : rows.shape[1]]
         chosen = rows.index_select(0, picks)
         slots.copy_(torch.where(filled[:, None] > 0, chosen, slots))
@@ -179,8 +206,10 @@ class CodebookBank(nn.Module):
         self.ema_counts.lerp_(self.staged_counts, weight[:, None])
         self.ema_sums.lerp_(self.staged_sums, weight[:, None, None])
         won = self.staged_counts[..., None] > 0
-        means = self.ema_sums / self.ema_counts[..., None]
-        self.codebooks.copy_(torch.where(won, means, self.codebooks))
+        # The staged sums have done their work: reuse their memory for the means.
+        means = self.staged_sums
+        torch.div(self.ema_sums, self.ema_counts[..., None], out=means)
+        torch.where(won, means, self.codebooks, out=self.codebooks)
         if self.num_slots:
             self._revive(active)
         self.commits.add_(active)
@@ -191,16 +220,23 @@ class CodebookBank(nn.Module):
         due = active & (self.commits % self.revive_every == 0)
         mean = self.ema_counts.mean(1, keepdim=True)
         dead = due[:, None] & (self.ema_counts < self.dead_threshold * mean)
-        # The m-th dead code of a stage takes slot m, so no row is used twice.
-        order = dead.cumsum(1) - 1
-        slot = order.clamp(0, self.num_slots - 1)
-        filled = self.candidate_filled.gather(1, slot) > 0
-        revived = dead & (order < self.num_slots) & filled
-        mask = revived[..., None]
-        rows = self.candidates.gather(1, slot[..., None].expand_as(self.codebooks))
-        self.codebooks.copy_(torch.where(mask, rows, self.codebooks))
-        self.ema_counts.copy_(torch.where(revived, mean, self.ema_counts))
-        self.ema_sums.copy_(torch.where(mask, rows * mean[..., None], self.ema_sums))
+        # The dead codes in front; the m-th of a stage takes slot m, no row is used
+        # twice, and only as many codes are touched as there are slots.
+        order = dead.byte().sort(dim=1, descending=True, stable=True).indices
+        target = order[:, : self.num_slots]
+        revived = dead.gather(1, target) & (self.candidate_filled > 0)
+        # Neither a newborn that one empty batch kills again, nor as settled as a code
+        # of average use: it may move quickly and has about 70 commits to be used.
+        restart = 2 * self.dead_threshold * mean
+        counts = torch.where(revived, restart, self.ema_counts.gather(1, target))
+        self.ema_counts.scatter_(1, target, counts)
+        place = target[..., None].expand_as(self.candidates)
+        for buffer, rows in (
+            (self.codebooks, self.candidates),
+            (self.ema_sums, self.candidates * restart[..., None]),
+        ):
+            kept = buffer.gather(1, place)
+            buffer.scatter_(1, place, torch.where(revived[..., None], rows, kept))
         self.revived.add_(revived.sum(1))
 
     def _reduce(self) -> None:

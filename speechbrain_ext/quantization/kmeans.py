@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from speechbrain_ext.quantization.codebook import CodebookBank
 from speechbrain_ext.quantization.search import nearest_codes
+from speechbrain_ext.quantization.subspaces import Bands, PrincipalDirections
 
 
 @torch.no_grad()
@@ -75,3 +77,37 @@ def kmeans(
         empty = counts[:, None] == 0
         centroids = torch.where(empty, spare, sums / counts.clamp(min=1)[:, None])
     return centroids, counts
+
+
+@torch.no_grad()
+def fit_codebooks(
+    bank: CodebookBank,
+    subspaces: Bands | PrincipalDirections,
+    frames: torch.Tensor,
+    iterations: int,
+    generator: torch.Generator | None,
+) -> None:
+    """Fill the codebooks stage after stage, each from what the ones before leave.
+
+    Arguments
+    ---------
+    bank : CodebookBank
+        Codebooks to fill; their sums start at centroid times count.
+    subspaces : Bands or PrincipalDirections
+        What each stage codes; asked to `decide` it before the stage is filled.
+    frames : torch.Tensor
+        Training vectors, [n, dim], float32 and finite; used up.
+    iterations : int
+        Rounds of k-means per stage.
+    generator : torch.Generator or None
+        As in `kmeans`.
+    """
+    for stage in range(bank.codebooks.shape[0]):
+        subspaces.decide(stage, frames)
+        part = subspaces.project(stage, frames)
+        centroids, counts = kmeans(
+            part, bank.codebooks.shape[1], iterations=iterations, generator=generator
+        )
+        bank.fill(stage, centroids, counts)
+        vectors = centroids.index_select(0, nearest_codes(part, centroids))
+        subspaces.subtract_(stage, frames, part, vectors)

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from speechbrain_ext.quantization.codebook import is_distributed
+from speechbrain_ext.quantization.ranks import is_distributed
 
 
 class FrameReservoir(nn.Module):

@@ -7,47 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from speechbrain_ext.quantization.codebook import CodebookBank, is_distributed
-from speechbrain_ext.quantization.kmeans import kmeans
+from speechbrain_ext.quantization.arguments import check_arguments, one_of, within
+from speechbrain_ext.quantization.codebook import CodebookBank
+from speechbrain_ext.quantization.commitment import Commitment, StraightThrough
+from speechbrain_ext.quantization.kmeans import fit_codebooks
+from speechbrain_ext.quantization.ranks import all_ranks, copy_from_first_rank
 from speechbrain_ext.quantization.reservoir import FrameReservoir
+from speechbrain_ext.quantization.result import RVQResult, code_statistics
 from speechbrain_ext.quantization.search import nearest_codes
-from speechbrain_ext.quantization.straight_through import StraightThrough, bound
-from speechbrain_ext.quantization.subspaces import Bands, PrincipalDirections
-
-
-@dataclass(frozen=True)
-class RVQResult:
-    """What `ResidualVectorQuantizer` returns.
-
-    Attributes
-    ----------
-    quantized : torch.Tensor
-        Sum of the code vectors, [batch, time, dim], in the latents' dtype; gradients
-        pass straight through to the latents. A frame that was not finite is NaN.
-    codes : torch.Tensor
-        [batch, num_quantizers, time], int64. The code of a frame that was not finite
-        means nothing.
-    loss : torch.Tensor
-        Weighted commitment loss, scalar, float32, in [0, commitment_limit]; NaN if a
-        frame was not finite. Its gradient goes to the latents only.
-    metrics : dict[str, torch.Tensor]
-        Detached tensors on the latents' device; nothing is computed from them on the
-        host. Of the n active quantizers: ``usage`` [n] (fraction of the codes used in
-        this batch), ``perplexity`` [n], ``commitment`` [n] (unweighted, unclamped).
-        Scalars: ``saturations`` (how many of the n + 1 clamps were hit),
-        ``invalid_frames``, ``revived`` (dead codes revived up to now).
-    """
-
-    quantized: torch.Tensor
-    codes: torch.Tensor
-    loss: torch.Tensor
-    metrics: dict[str, torch.Tensor]
+from speechbrain_ext.quantization.subspaces import make_subspaces
 
 
 class ResidualVectorQuantizer(nn.Module):
@@ -177,7 +149,8 @@ class ResidualVectorQuantizer(nn.Module):
         statistics_mode: str = "forward",
     ) -> None:
         super().__init__()
-        choices = dropout_choices or range(1, num_quantizers + 1)
+        if dropout_choices is None:
+            dropout_choices = range(1, num_quantizers + 1)
         self.dim = dim
         self.num_quantizers = num_quantizers
         self.codebook_size = codebook_size
@@ -186,39 +159,35 @@ class ResidualVectorQuantizer(nn.Module):
         self.commitment_weight = commitment_weight
         self.commitment_limit = commitment_limit
         self.quantizer_dropout = quantizer_dropout
-        self.dropout_choices = tuple(choices)
+        self.dropout_choices = tuple(dropout_choices)
         self.kmeans_iterations = kmeans_iterations
         self.statistics_mode = statistics_mode
-        _require(dim >= 1, "dim", dim, ">= 1")
-        _require(num_quantizers >= 1, "num_quantizers", num_quantizers, ">= 1")
-        _require(codebook_size >= 2, "codebook_size", codebook_size, ">= 2")
-        _require_one_of("init", init, ("kmeans", "normal"))
-        _require_one_of("ema_target", ema_target, ("residual", "quantized"))
-        _require(0 <= decay < 1, "decay", decay, "in [0, 1)")
-        _require(commitment_weight >= 0, "commitment_weight", commitment_weight, ">= 0")
-        _require(commitment_limit > 0, "commitment_limit", commitment_limit, "> 0")
-        _require(0 <= dead_threshold < 1, "dead_threshold", dead_threshold, "in [0, 1)")
-        _require(revive_every >= 1, "revive_every", revive_every, ">= 1")
-        _require(
-            0 <= quantizer_dropout <= 1,
-            "quantizer_dropout",
-            quantizer_dropout,
-            "in [0, 1]",
+        lazy = init == "kmeans"
+        choices, top = list(self.dropout_choices), num_quantizers
+        rules = [
+            within("dim", dim, 1, math.inf),
+            within("num_quantizers", top, 1, math.inf),
+            within("codebook_size", codebook_size, 2, math.inf),
+            one_of("init", init, ("kmeans", "normal")),
+            one_of("ema_target", ema_target, ("residual", "quantized")),
+            (0 <= decay < 1, "decay", decay, "in [0, 1)"),
+            within("commitment_weight", commitment_weight, 0, math.inf),
+            (commitment_limit > 0, "commitment_limit", commitment_limit, "> 0"),
+            within("dead_threshold", dead_threshold, 0, 0.4),
+            within("revive_every", revive_every, 1, math.inf),
+            within("quantizer_dropout", quantizer_dropout, 0, 1),
+            (bool(choices), "dropout_choices", choices, "at least one number"),
+            *(within("dropout_choices", choice, 1, top) for choice in choices),
+            within("kmeans_iterations", kmeans_iterations, 1, math.inf),
+            one_of("statistics_mode", statistics_mode, ("forward", "step")),
+        ]
+        if lazy:
+            rules.append(within("init_frames", init_frames, codebook_size, math.inf))
+        check_arguments("ResidualVectorQuantizer", rules)
+        self.subspaces = make_subspaces(
+            dim, num_quantizers, codebook_dim, group_sizes, stage_groups
         )
-        _require(
-            all(1 <= n <= num_quantizers for n in self.dropout_choices),
-            "dropout_choices",
-            list(self.dropout_choices),
-            f"between 1 and num_quantizers = {num_quantizers}",
-        )
-        _require(
-            init == "normal" or init_frames >= codebook_size,
-            "init_frames",
-            init_frames,
-            f">= codebook_size = {codebook_size}",
-        )
-        self.subspaces = self._make_subspaces(codebook_dim, group_sizes, stage_groups)
-        self.codebooks = CodebookBank(
+        self.bank = CodebookBank(
             num_quantizers,
             codebook_size,
             self.subspaces.width,
@@ -226,44 +195,7 @@ class ResidualVectorQuantizer(nn.Module):
             dead_threshold=dead_threshold,
             revive_every=revive_every,
         )
-        self.reservoir = FrameReservoir(init_frames if init == "kmeans" else 0, dim)
-
-    def _make_subspaces(
-        self,
-        codebook_dim: int | None,
-        group_sizes: Sequence[int] | None,
-        stage_groups: Sequence[int] | None,
-    ) -> Bands | PrincipalDirections:
-        if codebook_dim is not None:
-            _require(
-                group_sizes is None and stage_groups is None,
-                "codebook_dim",
-                codebook_dim,
-                "given without group_sizes and stage_groups: choose one of the two",
-            )
-            _require(
-                1 <= codebook_dim <= self.dim,
-                "codebook_dim",
-                codebook_dim,
-                f"between 1 and dim = {self.dim}",
-            )
-            return PrincipalDirections(self.dim, codebook_dim, self.num_quantizers)
-        sizes = (self.dim,) if group_sizes is None else tuple(group_sizes)
-        _require(
-            sum(sizes) == self.dim and all(size >= 1 for size in sizes),
-            "group_sizes",
-            list(sizes),
-            f"positive and add up to dim = {self.dim}",
-        )
-        if stage_groups is not None:
-            _require(
-                len(stage_groups) == self.num_quantizers
-                and all(0 <= group < len(sizes) for group in stage_groups),
-                "stage_groups",
-                list(stage_groups),
-                f"{self.num_quantizers} numbers from 0 to {len(sizes) - 1}",
-            )
-        return Bands(sizes, stage_groups, self.num_quantizers)
+        self.reservoir = FrameReservoir(init_frames if lazy else 0, dim)
 
     @property
     def initialized(self) -> bool:
@@ -350,7 +282,9 @@ class ResidualVectorQuantizer(nn.Module):
             Codes, [batch, num_quantizers, time], int64. Frames that are not finite
             get some valid code.
         """
-        active = self._check_count(num_quantizers or self.num_quantizers)
+        if num_quantizers is None:
+            num_quantizers = self.num_quantizers
+        active = self._check_count(num_quantizers)
         self._check_latents(latents)
         with torch.autocast(latents.device.type, enabled=False):
             residual, mask = _finite_rows(latents.reshape(-1, self.dim).float())
@@ -395,9 +329,9 @@ class ResidualVectorQuantizer(nn.Module):
             )
         batch, num_stages, time = codes.shape
         with torch.autocast(codes.device.type, enabled=False):
-            total = self.codebooks.codebooks.new_zeros(batch * time, self.dim)
+            total = self.bank.codebooks.new_zeros(batch * time, self.dim)
             for stage in range(num_stages):
-                book = self.codebooks.book(stage, self.subspaces.width_of(stage))
+                book = self.bank.book(stage, self.subspaces.width_of(stage))
                 vectors = book.index_select(0, codes[:, stage].reshape(-1).long())
                 self.subspaces.add_(stage, total, vectors)
         return total.view(batch, time, self.dim)
@@ -432,33 +366,22 @@ class ResidualVectorQuantizer(nn.Module):
                 f"ResidualVectorQuantizer.initialize: frames must be [..., {self.dim}],"
                 f" got {list(frames.shape)}"
             )
-        rows = rows[rows.square().sum(1).isfinite()].to(self.codebooks.codebooks.device)
-        if rows.shape[0] < self.codebook_size:
+        rows = rows[rows.square().sum(1).isfinite()].to(self.bank.codebooks.device)
+        if not all_ranks(rows.shape[0] >= self.codebook_size, rows.device):
             raise ValueError(
-                f"ResidualVectorQuantizer.initialize: {rows.shape[0]} finite frames are"
-                f" fewer than codebook_size = {self.codebook_size}; give more audio or "
-                "take a smaller codebook_size"
+                f"ResidualVectorQuantizer.initialize: {rows.shape[0]} finite frames, "
+                f"here or on another rank fewer than codebook_size = "
+                f"{self.codebook_size}; give more audio or take a smaller codebook_size"
             )
         with torch.autocast(rows.device.type, enabled=False):
-            mask = rows.new_ones(rows.shape[0], 1)
-            for stage in range(self.num_quantizers):
-                self.subspaces.decide(stage, rows)
-                centroids, counts = kmeans(
-                    self.subspaces.project(stage, rows),
-                    self.codebook_size,
-                    iterations=self.kmeans_iterations,
-                    generator=generator,
-                )
-                self.codebooks.fill(stage, centroids, counts)
-                part, _, vectors = self._look_up(stage, rows, mask)
-                self.subspaces.subtract_(stage, rows, part, vectors)
-        self.codebooks.discard()
+            fit_codebooks(
+                self.bank, self.subspaces, rows, self.kmeans_iterations, generator
+            )
+        self.bank.discard()
         if self.reservoir.is_open:
             self.reservoir.close()
-        if is_distributed():
-            for buffer in self.buffers():
-                dist.broadcast(buffer, src=0)
-            self.subspaces.refresh()
+        copy_from_first_rank(self)
+        self.subspaces.refresh()
 
     def commit_statistics(self) -> None:
         """Apply what training's forwards have staged, on all ranks together.
@@ -466,7 +389,7 @@ class ResidualVectorQuantizer(nn.Module):
         With torch.distributed a collective; see `CodebookBank.commit`.
         """
         if self.initialized:
-            self.codebooks.commit()
+            self.bank.commit()
             return
         self.reservoir.commit()
         if self.reservoir.is_full():
@@ -474,9 +397,18 @@ class ResidualVectorQuantizer(nn.Module):
 
     def discard_statistics(self) -> None:
         """Forget what was staged since the last commit, without a trace."""
-        self.codebooks.discard()
+        self.bank.discard()
         if self.reservoir.is_open:
             self.reservoir.discard()
+
+    def _apply(self, fn, recurse: bool = True):
+        """Keep statistics and search in float32 under ``.half()`` and the like."""
+
+        def move_only(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move_only, recurse)
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
@@ -493,47 +425,37 @@ class ResidualVectorQuantizer(nn.Module):
         with torch.no_grad():
             residual, mask = _finite_rows(frames)
             valid = mask[:, 0]
-            picks, filled = self._pick_candidates(valid)
             quantized = torch.zeros_like(residual)
-            gradient = torch.zeros_like(residual)
+            commitment = Commitment(
+                residual, self.commitment_weight, self.commitment_limit
+            )
             counts = residual.new_zeros(active, self.codebook_size)
-            codes, energies = [], []
+            codes = []
+            drawn = self.bank.draw_candidates(valid) if self.training else None
             for stage in range(active):
                 part, found, vectors = self._look_up(stage, residual, mask)
                 counts[stage].index_add_(0, found, valid)
                 if self.training:
                     target = part if self.ema_target == "residual" else vectors
-                    self.codebooks.stage_sums(stage, found, target)
-                    if picks is not None:
-                        self.codebooks.stage_candidates(
-                            stage, part, picks[stage], filled
-                        )
+                    self.bank.stage_sums(stage, found, target)
+                    self.bank.stage_candidates(stage, part, drawn)
                 self.subspaces.add_(stage, quantized, vectors)
                 error = self.subspaces.subtract_(stage, residual, part, vectors)
-                energies.append(torch.linalg.vector_norm(error).square())
+                commitment.add(self.subspaces, stage, error)
                 codes.append(found)
-                _, scale = bound(
-                    energies[-1] / max(frames.numel(), 1), self.commitment_limit
-                )
-                self.subspaces.add_(stage, gradient, error * scale)
-            commitment = torch.stack(energies) / max(frames.numel(), 1)
             if self.training:
-                self.codebooks.stage_counts(counts)
-            bounded, _ = bound(commitment, self.commitment_limit)
-            total = self.commitment_weight * bounded.sum()
-            loss, scale = bound(total, self.commitment_limit)
-            gradient.mul_(scale * (2 * self.commitment_weight / max(frames.numel(), 1)))
+                self.bank.stage_counts(counts)
+            loss, gradient, stages, saturations = commitment.finish()
             # A frame that is not finite must show, in the output and in the loss.
             poison = torch.where(mask > 0, 0.0, math.nan)
             quantized.add_(poison)
             gradient.add_(poison)
             loss = loss + poison.sum()
-            saturations = (commitment > self.commitment_limit).sum()
-            metrics = _usage(counts) | {
-                "commitment": commitment,
-                "saturations": saturations + (total > self.commitment_limit),
-                "invalid_frames": (1 - valid).sum(),
-                "revived": self.codebooks.revived.sum(),
+            metrics = code_statistics(counts) | {
+                "commitment": stages,
+                "saturations": saturations,
+                "invalid_frames": (valid == 0).sum(),
+                "revived": self.bank.revived.sum(),
             }
         quantized, loss = StraightThrough.apply(frames, quantized, loss, gradient)
         quantized = quantized.view(latents.shape).to(latents.dtype)
@@ -545,19 +467,17 @@ class ResidualVectorQuantizer(nn.Module):
         """Collect frames for k-means and return them unquantized."""
         with torch.no_grad():
             rows, mask = _finite_rows(frames)
-            self.reservoir.add(rows, mask[:, 0] > 0)
-            counts = rows.new_zeros(active, self.codebook_size)
-            zero = rows.new_zeros(())
-            codes = [
-                torch.zeros(rows.shape[0], dtype=torch.int64, device=rows.device)
-            ] * active
-            metrics = _usage(counts) | {
+            valid = mask[:, 0] > 0
+            self.reservoir.add(rows, valid)
+            codes = torch.zeros_like(valid, dtype=torch.int64)
+            metrics = code_statistics(rows.new_zeros(active, self.codebook_size)) | {
                 "commitment": rows.new_zeros(active),
-                "saturations": zero.long(),
-                "invalid_frames": (1 - mask).sum(),
-                "revived": zero.long(),
+                "saturations": codes.new_zeros(()),
+                "invalid_frames": (~valid).sum(),
+                "revived": codes.new_zeros(()),
             }
-        return RVQResult(latents, _arrange(codes, latents), zero, metrics)
+        loss = rows.new_zeros(())
+        return RVQResult(latents, _arrange([codes] * active, latents), loss, metrics)
 
     def _look_up(
         self, stage: int, residual: torch.Tensor, mask: torch.Tensor
@@ -568,28 +488,9 @@ class ResidualVectorQuantizer(nn.Module):
         through all stages and add nothing to sums or errors.
         """
         part = self.subspaces.project(stage, residual)
-        book = self.codebooks.book(stage, part.shape[1])
+        book = self.bank.book(stage, part.shape[1])
         codes = nearest_codes(part, book)
         return part, codes, book.index_select(0, codes).mul_(mask)
-
-    def _pick_candidates(
-        self, valid: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Row numbers of revival candidates, [num_quantizers, slots], and which count.
-
-        A random order of the rows with the finite ones in front; each stage takes
-        another part of it, so that stages are not revived from the same frames.
-        """
-        num_slots = self.codebooks.num_slots
-        if not self.training or not num_slots or not valid.numel():
-            return None, None
-        keys = torch.rand_like(valid) + (1 - valid)  # invalid rows sort last
-        order = keys.argsort()
-        num_valid = valid.sum().long()
-        slots = torch.arange(num_slots, device=valid.device)
-        offsets = torch.arange(self.num_quantizers, device=valid.device) * num_slots
-        picks = order[(slots + offsets[:, None]) % num_valid.clamp(min=1)]
-        return picks, (slots < num_valid).float()
 
     def _num_active(self, requested: int | None) -> int:
         """How many quantizers this forward uses."""
@@ -604,12 +505,11 @@ class ResidualVectorQuantizer(nn.Module):
         return self.dropout_choices[int(choice * len(self.dropout_choices))]
 
     def _check_count(self, num_quantizers: int) -> int:
-        _require(
-            1 <= num_quantizers <= self.num_quantizers,
-            "num_quantizers",
-            num_quantizers,
-            f"between 1 and {self.num_quantizers}",
-        )
+        if not 1 <= num_quantizers <= self.num_quantizers:
+            raise ValueError(
+                "ResidualVectorQuantizer: num_quantizers must be between 1 and "
+                f"{self.num_quantizers}, got {num_quantizers}"
+            )
         return num_quantizers
 
     def _check_latents(self, latents: torch.Tensor) -> None:
@@ -633,21 +533,3 @@ def _arrange(codes: list[torch.Tensor], latents: torch.Tensor) -> torch.Tensor:
     """Bring flat codes of each stage to [batch, num_quantizers, time]."""
     batch, time, _ = latents.shape
     return torch.stack([found.view(batch, time) for found in codes], dim=1)
-
-
-def _usage(counts: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Usage and perplexity from code counts, [n, codebook_size]."""
-    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    entropy = -torch.special.xlogy(share, share).sum(1)
-    return {"usage": (counts > 0).float().mean(1), "perplexity": entropy.exp()}
-
-
-def _require(fits: bool, name: str, value: object, rule: str) -> None:
-    if not fits:
-        raise ValueError(
-            f"ResidualVectorQuantizer: {name} must be {rule}, got {value!r}"
-        )
-
-
-def _require_one_of(name: str, value: str, names: tuple[str, ...]) -> None:
-    _require(value in names, name, value, " or ".join(map(repr, names)))

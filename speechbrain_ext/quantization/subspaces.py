@@ -7,6 +7,62 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from speechbrain_ext.quantization.arguments import check_arguments
+
+
+def make_subspaces(
+    dim: int,
+    num_stages: int,
+    codebook_dim: int | None,
+    group_sizes: Sequence[int] | None,
+    stage_groups: Sequence[int] | None,
+) -> Bands | PrincipalDirections:
+    """Check the arguments of `ResidualVectorQuantizer` and make what they ask for.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or both kinds are asked for.
+    """
+    owner = "ResidualVectorQuantizer"
+    if codebook_dim is not None:
+        rules = [
+            (
+                group_sizes is None and stage_groups is None,
+                "codebook_dim",
+                codebook_dim,
+                "given without group_sizes and stage_groups: choose one of the two",
+            ),
+            (
+                1 <= codebook_dim <= dim,
+                "codebook_dim",
+                codebook_dim,
+                f"between 1 and dim = {dim}",
+            ),
+        ]
+        check_arguments(owner, rules)
+        return PrincipalDirections(dim, codebook_dim, num_stages)
+    sizes = [dim] if group_sizes is None else list(group_sizes)
+    groups = None if stage_groups is None else list(stage_groups)
+    rules = [
+        (
+            sum(sizes) == dim and min(sizes) >= 1,
+            "group_sizes",
+            sizes,
+            f"positive and add up to dim = {dim}",
+        ),
+        (
+            groups is None
+            or len(groups) == num_stages
+            and all(0 <= group < len(sizes) for group in groups),
+            "stage_groups",
+            groups,
+            f"{num_stages} numbers from 0 to {len(sizes) - 1}",
+        ),
+    ]
+    check_arguments(owner, rules)
+    return Bands(sizes, groups, num_stages)
+
 
 class Bands(nn.Module):
     """Contiguous groups of dimensions; each stage refines one of them.

@@ -21,7 +21,8 @@ from speechbrain_ext.data.audio import save_audio
 from speechbrain_ext.data.loader import read_samples
 from speechbrain_ext.data.manifest import split_hash
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.report.results import write_results
+from speechbrain_ext.report.results import system_folder, write_results
+from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
 from speechbrain_ext.tasks.codec.train import manifest_at
@@ -101,7 +102,9 @@ def evaluate(
         systems = measure(
             candidates, wavs, sample_rate, jobs, lambda: progress.advance(task)
         )
-    write_reconstructions(folder / "reconstructions", candidates, wavs, sample_rate)
+    write_reconstructions(
+        folder / "reconstructions", systems, candidates, wavs, sample_rate
+    )
     return write_results(
         folder / "results.json",
         {
@@ -195,17 +198,17 @@ def measure(candidates, wavs, sample_rate, jobs, advance) -> list[dict]:
     return systems
 
 
-def write_reconstructions(folder: Path, candidates, wavs, sample_rate) -> None:
-    """Write ``<system>_<kbps>k/<utt_id>.wav`` and the originals, all or nothing."""
+def write_reconstructions(folder: Path, systems, candidates, wavs, rate) -> None:
+    """Write ``<system>/<utt_id>.wav`` beside the originals, all or nothing."""
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    for name, kbps, _, estimates in [("reference", None, None, wavs.values())] + list(
-        candidates
-    ):
-        place = new / (name if kbps is None else f"{name}_{kbps:.1f}k")
+    places = {"reference": wavs.values()}
+    for system, (*_, estimates) in zip(systems, candidates, strict=True):
+        places[system_folder(system)] = estimates
+    for place, estimates in places.items():
         for utt_id, wav in zip(wavs, estimates, strict=True):
             if np.isfinite(wav).all():
-                save_audio(place / f"{utt_id}.wav", wav, sample_rate)
+                save_audio(new / place / f"{utt_id}.wav", wav, rate)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 
@@ -237,8 +240,6 @@ def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
 
 def train_seconds(folder: Path) -> float | None:
     """Seconds of training, summed over the epochs in the log."""
-    from speechbrain_ext.report.plots import read_train_log
-
     rows = read_train_log(folder / "train_log.txt")
     seconds = [row["train seconds"] for row in rows if "train seconds" in row]
     return round(sum(seconds), 1) if seconds else None

@@ -18,6 +18,7 @@ from speechbrain_ext.tasks.loggers import optional_loggers
 #: Keys that may change between two runs in one experiment folder.
 HARMLESS = frozenset(
     {
+        "number_of_epochs",
         "output_folder",
         "save_folder",
         "train_log",

@@ -1,4 +1,4 @@
-"""``speechbrain-ext new`` makes a folder that runs."""
+"""The real egs/telugu/run.sh, and folders that ``speechbrain-ext new`` makes of it."""
 
 import os
 import shutil
@@ -13,7 +13,8 @@ from speechbrain_ext.cli import run
 from speechbrain_ext.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-ENV = {**os.environ, "SPEECHBRAIN_EXT_PYTHON": sys.executable}
+ENV = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CDPATH")}
+ENV["SPEECHBRAIN_EXT_PYTHON"] = sys.executable
 
 
 @pytest.fixture
@@ -41,6 +42,99 @@ def output_of(*command, cwd="/"):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+# --- egs/telugu --------------------------------------------------------------------
+
+
+@pytest.fixture
+def telugu(checkout, tmp_path):
+    """Call egs/telugu/run.sh of a copy, from another directory."""
+
+    def call(*arguments):
+        done = subprocess.run(
+            [checkout / "egs/telugu/run.sh", *arguments],
+            cwd=tmp_path,
+            env=ENV,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+def test_telugu_help_lists_stages_and_options(telugu):
+    code, out, _ = telugu("--help")
+    assert code == 0
+    for line in ("0  data", "1  prepare", "2  train", "3  evaluate", "5  report"):
+        assert f"  {line}" in out
+    for option in (
+        "stage stop_stage force dry_run ngpu nj recipe preset tag expdir data_folder "
+        "corpus help datadir python"
+    ).split():
+        assert f"  --{option}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stage", "tokenize"], "no such stage"),
+        (["--stage", "5", "--stop_stage", "3"], "nothing to run"),
+        (["--corpus", "expeak"], "did you mean 'espeak'?"),
+        (["--corpus", "folder"], "needs --data_folder DIR"),
+        (["--data_folder", "nowhere"], "nowhere: no such folder"),
+        (["--recipe", "codec/transfrom"], "did you mean 'codec/transform'?"),
+        (["--recipe", "own.yaml"], "own.yaml"),
+        (["--preset", "ultrasave"], "no file"),
+        (["--tag", "a/b"], "it names a folder"),
+        (["--stge", "2"], "did you mean '--stage'?"),
+    ],
+)
+def test_telugu_wrong_usage_exits_2_with_a_reason(telugu, arguments, message):
+    code, _, err = telugu(*arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_telugu_dry_run_names_each_command(telugu, tmp_path):
+    (tmp_path / "my rec").mkdir()
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("train_manifest: a\nvalid_manifest: b\noutput_folder: c\n")
+    exp = tmp_path / "exp"
+    code, out, err = telugu(
+        *["--dry_run", "--data_folder", "my rec", "--expdir", exp, "--ngpu", "2"],
+        *["--datadir", tmp_path / "d", "--recipe", "own.yaml"],
+    )
+    assert code == 0, err
+    lines = [line.strip() for line in out.splitlines() if line.startswith("    ")]
+    assert len(lines) == 5
+    assert f"--corpus=folder --datadir={tmp_path}/d" in lines[1]
+    assert f"'--data_folder={tmp_path}/my rec'" in lines[1]
+    assert "torch.distributed.run --standalone --nproc_per_node=2" in lines[2]
+    assert f"train.py {recipe} --train_manifest={tmp_path}/d/train.json" in lines[2]
+    assert lines[2].endswith("--device=cuda")
+    assert f"evaluate.py {exp} --test_manifest={tmp_path}/d/test.json" in lines[3]
+    assert not exp.exists()
+
+
+@pytest.mark.smoke
+def test_shell_files_are_clean():
+    scripts = ["egs/common.sh", *map(str, ROOT.glob("egs/*/run.sh"))]
+    for script in scripts:
+        subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    if not shellcheck.exists():
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(
+        [shellcheck, "-x", *scripts], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+# --- speechbrain-ext new -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["egs", "egs/more", "../else where"])

@@ -385,10 +385,13 @@ def test_numbers_survive_the_round_trip(project):
 
 @pytest.mark.parametrize(
     "value",
-    ["no", "1:30", "a: b", " x", "x ", "#", "'", '"', "line\nline", "é ✓", "-", "{", "[",
-     "!x", "&x", "*", "null", "~", "5e-4", "0x1", "=", "<<", "a" * 300, "\t", "%", "@",
-     "2024-01-01", "x:", ": y", "---", "...", "|", ">", "? a", "\\n", "`"],
-)  # fmt: skip
+    [
+        *"#'\"-{*~=%@|>`",
+        *("no", "1:30", "a: b", " x", "x ", "line\nline", "é ✓", "[", "!x", "&x"),
+        *("null", "5e-4", "0x1", "<<", "a" * 300, "\t", "2024-01-01", "x:", ": y"),
+        *("---", "...", "? a", "\\n"),
+    ],
+)
 def test_texts_survive_the_round_trip(project, value):
     hyperpyyaml = pytest.importorskip("hyperpyyaml")
     name = project.recipe(
@@ -411,7 +414,8 @@ def test_constructor_that_fails_is_told_with_its_line(project, faults):
 def test_nothing_is_built_while_there_is_a_fault(project, faults, monkeypatch):
     canary = project.folder / "canary"
     got = faults(
-        f"a: !apply:os.mkdir [{canary}]\nb: !applyref:os.mkdir [{canary}]\nc: !ref <d>\n"
+        f"a: !apply:os.mkdir [{canary}]\nb: !applyref:os.mkdir [{canary}]\n"
+        "c: !ref <d>\n"
     )
     assert got == ["line 3  c: <d>: no key 'd'; known: a, b, c"]
     assert not canary.exists()

@@ -22,12 +22,14 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from .arithmetic import evaluate
 from .faults import Faults
 from .references import REFERENCE, Resolver, Value, absolute
-from .source import CORE, Node, Path_, bracketed, walk
+from .tree import CORE, Node, TreePath, bracketed, walk
 
 #: top-level keys that say where, not what: left out of the hash, with what they fill
 VOLATILE = re.compile(r"^(tag|(.+_)?(folder|dir|manifest))$")
 #: texts that every YAML reader and writer takes unquoted for what they are
-_BARE = re.compile(r"(?!(?:y|n|yes|no|on|off)$)[A-Za-z_./][\w./+ -]*(?<! )", re.A | re.I)
+_BARE = re.compile(
+    r"(?!(?:y|n|yes|no|on|off)$)[A-Za-z_./][\w./+ -]*(?<! )", re.A | re.I
+)
 _WIDTH = 10**6
 
 
@@ -109,7 +111,7 @@ class _Writer:
         left = iter(names)
         return REFERENCE.sub(lambda _: next(left), node.value), values
 
-    def _locate(self, name: str, scope: Path_) -> tuple[Path_, Node]:
+    def _locate(self, name: str, scope: TreePath) -> tuple[TreePath, Node]:
         """Path of the node that finally holds a scalar: chains of references end."""
         node: Node = self.resolver.root
         parts = [*scope, *(part.strip("]") for part in name.split("["))]

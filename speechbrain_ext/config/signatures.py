@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .faults import Faults, did_you_mean, nearest
-from .source import Node, walk
+from .tree import Node, walk
 
 #: where the names of a recipe nearly always come from
 _USUAL = ("speechbrain", "speechbrain_ext", "torch", "torchaudio")

@@ -12,7 +12,8 @@ import re
 from typing import Any
 
 from .faults import Where
-from .source import REFUSED_TEXT, Node, parse_flow, parse_flow_pairs, parse_tuple
+from .flow import REFUSED_TEXT, parse_flow, parse_flow_pairs, parse_tuple
+from .tree import Node
 
 #: placeholders of these names wait for a text, whatever it looks like
 TEXT_KEY = re.compile(r"(^|_)(tag|name|url|manifest|folder|dir|file|path|root)$")

@@ -3,6 +3,25 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import ruamel.yaml
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "golden(table): run for each row of the table")
+
+
+def pytest_generate_tests(metafunc):
+    """Give a test marked ``golden("x")`` the rows of ``golden/x.yaml``."""
+    if marker := metafunc.definition.get_closest_marker("golden"):
+        path = GOLDEN / f"{marker.args[0]}.yaml"
+        rows = ruamel.yaml.YAML(typ="safe", pure=True).load(path)
+        metafunc.parametrize(
+            ("given", "says"),
+            [(row["given"], row["says"]) for row in rows],
+            ids=[str(row["given"])[:40] for row in rows],
+        )
 
 
 class Project:

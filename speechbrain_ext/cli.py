@@ -13,6 +13,10 @@ from speechbrain_ext.errors import exits_cleanly
 #: command name -> ("module:attribute", one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
+    "bench": (
+        "speechbrain_ext.bench.command:bench",
+        "speed against the real packages, side by side",
+    ),
 }
 
 

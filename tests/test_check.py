@@ -14,6 +14,7 @@ from speechbrain_ext.data.check import (
     write_rejected,
 )
 from speechbrain_ext.errors import WorkError
+from tests.test_audio import encode_with_av
 
 NOISE = np.random.default_rng(0).uniform(-0.3, 0.3, 16000)
 
@@ -91,10 +92,42 @@ def test_rubbish_is_undecodable(tmp_path, name):
     assert kind_of(inspect_audio(tmp_path / name)) == "undecodable"
 
 
-def test_a_flac_file_that_breaks_off_is_undecodable(tmp_path):
-    path = write(tmp_path / "a.flac", np.tile(NOISE, 3))
+@pytest.mark.parametrize("name", ["a.flac", "a.wav", "a.m4a"])
+def test_a_file_that_breaks_off_is_undecodable(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.m4a":
+        encode_with_av(path, NOISE, 16000, "aac", "ipod")
+    else:
+        write(path, np.tile(NOISE, 3))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert kind_of(inspect_audio(path)) == "undecodable"
+
+
+def test_a_streamed_or_sloppy_wav_header_is_no_fault(tmp_path):
+    path = write(tmp_path / "a.wav", NOISE)
+    whole = path.read_bytes()
+    at = whole.index(b"data") + 4
+    for size in (0xFFFFFFFF, 0x7FFFFFFF, len(whole)):
+        path.write_bytes(whole[:at] + size.to_bytes(4, "little") + whole[at + 4 :])
+        assert inspect_audio(path) is None
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.m4a"])
+def test_no_damage_escapes_as_another_exception(tmp_path, name, capfd):
+    path, draw = tmp_path / name, np.random.default_rng(2)
+    if name == "a.m4a":
+        encode_with_av(path, NOISE, 16000, "aac", "ipod")
+    else:
+        write(path, NOISE)
+    whole = path.read_bytes()
+    for _ in range(15):
+        damaged = bytearray(whole[: draw.integers(len(whole))])
+        for place in draw.integers(0, max(len(damaged), 1), 20):
+            damaged[place : place + 1] = bytes([draw.integers(256)])
+        path.write_bytes(damaged)
+        reason = inspect_audio(path)
+        assert reason is None or "\n" not in reason
+    assert capfd.readouterr().err == ""
 
 
 def test_missing_empty_and_special_files_are_named(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from speechbrain_ext import scaffold
-from speechbrain_ext.cli import run
+from speechbrain_ext.cli import main
 from speechbrain_ext.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +34,15 @@ def checkout(tmp_path, monkeypatch):
     (root / "egs/telugu/local").mkdir(exist_ok=True)
     monkeypatch.setattr(scaffold, "project_root", lambda: root)
     return root
+
+
+def run(argv):
+    """Return the exit code of ``speechbrain-ext ARGV``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["speechbrain-ext", *argv])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return ended.value.code
 
 
 def output_of(*command, cwd="/"):
@@ -102,7 +111,7 @@ def test_telugu_wrong_usage_exits_2_with_a_reason(telugu, arguments, message):
 def test_telugu_dry_run_names_each_command(telugu, tmp_path):
     (tmp_path / "my rec").mkdir()
     recipe = tmp_path / "own.yaml"
-    recipe.write_text("seed: 1\n")
+    recipe.write_text("train_manifest: a\nvalid_manifest: b\noutput_folder: c\n")
     exp = tmp_path / "exp"
     code, out, err = telugu(
         *["--dry_run", "--data_folder", "my rec", "--expdir", exp, "--ngpu", "2"],

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.stages import engine
-from speechbrain_ext.stages.fingerprint import Fingerprints, included_files
+from speechbrain_ext.stages.fingerprint import Fingerprints
 from speechbrain_ext.stages.plan import (
-    Plan,
     Stage,
     choose_stages,
     missing_inputs,
@@ -23,6 +21,7 @@ from speechbrain_ext.stages.plan import (
 )
 from speechbrain_ext.stages.process import run_logged
 from speechbrain_ext.stages.record import Record, parse_options
+from speechbrain_ext.stages.settings import check_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +34,7 @@ def stage(tmp_path, monkeypatch):
     Path("out").mkdir()
     Path("out/a.txt").write_text("out")
     Path("base.yaml").write_text("lr: 1\n")
-    Path("top.yaml").write_text("base: !include:base.yaml\n    x: 1\n")
+    Path("top.yaml").write_text("out_folder: here\nbase: !include:base.yaml\n")
     stage = Stage(
         number=1,
         name="train",
@@ -92,12 +91,11 @@ def test_where_a_stage_runs_is_not_what_it_computes(stage):
     ("path", "reason"),
     [
         ("in.txt", "input in.txt changed"),
-        ("base.yaml", "input base.yaml changed"),
         ("out/a.txt", "output out changed"),
         ("out/new.txt", "output out changed"),
     ],
 )
-def test_changed_content_is_found_in_files_folders_and_includes(stage, path, reason):
+def test_changed_content_is_found_in_files_and_folders(stage, path, reason):
     Path(path).write_text("changed")
     assert Record(stage).judge().reasons == [reason]
 
@@ -194,14 +192,6 @@ def test_fingerprints_read_a_settled_file_once(tmp_path, monkeypatch):
     assert Fingerprints(tmp_path / ".cache.json").content(tmp_path / "a") == expected
 
 
-def test_included_files_follow_relative_paths_and_end_on_cycles(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("parts").mkdir()
-    Path("a.yaml").write_text("x: !include:parts/b.yaml { y: 1 }\n")
-    Path("parts/b.yaml").write_text("z: !include:../a.yaml\nw: !include:gone.yaml\n")
-    assert included_files(["a.yaml"]) == ["a.yaml", "parts/b.yaml", "parts/gone.yaml"]
-
-
 def test_a_value_may_hold_an_equals_sign_and_look_like_anything():
     assert parse_options(["--url=http://a?x=1&y=2"]) == {"url": "http://a?x=1&y=2"}
     assert parse_options(["--flag"]) == {"flag": "true"}
@@ -260,31 +250,54 @@ def test_an_input_made_by_an_earlier_chosen_stage_is_not_missing(tmp_path, monke
     ]
 
 
-# --- the recipe's check ------------------------------------------------------------
+# --- the recipe --------------------------------------------------------------------
 
 
-def test_an_override_meant_for_run_sh_is_told_so(tmp_path, monkeypatch):
-    def check(command, **keywords):
-        text = "config error: no key 'stge' in a.yaml"
-        return subprocess.CompletedProcess(command, 2, "", text)
-
-    monkeypatch.setattr(engine.subprocess, "run", check)
-    monkeypatch.setitem(engine.commands(), "check", ("x:y", ""))
-    plan = Plan(check=["a.yaml", "--stge=2", "--lr=1"], options=["stage", "tag"])
+def test_an_override_meant_for_run_sh_is_told_so(stage):
     with pytest.raises(UserError) as caught:
-        engine.check_recipe(plan)
+        check_recipe(["top.yaml", "--stge=2", "--lr=1"], options=["stage", "tag"])
     lines = str(caught.value).splitlines()
-    assert lines[0] == "config error: no key 'stge' in a.yaml"
-    assert lines[1].endswith("did you mean '--stage'?")
-    assert len(lines) == 2
+    assert "2 problems" in lines[0]
+    assert any("no key 'stge'" in line for line in lines)
+    assert lines[-1].endswith("--stge: or an option of run.sh; did you mean '--stage'?")
 
 
-def test_a_recipe_without_fault_passes_in_silence(monkeypatch, capsys):
-    done = subprocess.CompletedProcess([], 0, "fine", "")
-    monkeypatch.setattr(engine.subprocess, "run", lambda *a, **k: done)
-    monkeypatch.setitem(engine.commands(), "check", ("x:y", ""))
-    engine.check_recipe(Plan(check=["a.yaml"]))
-    assert capsys.readouterr() == ("", "")
+def test_a_recipe_without_fault_passes(stage):
+    check_recipe(["top.yaml", "--base.lr=3"])
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "reasons"),
+    [
+        ([], "# a comment\nlr: 1  # another\n", []),
+        ([], "lr: 2\n", ["option base.lr: 1 -> 2"]),
+        (["--base.lr=2"], "lr: 1\n", ["option base.lr: 1 -> 2"]),
+        (["--base.lr=1"], "lr: 5\n", []),
+        ([], "lr: 1\nmore: [1, 2]\n", ["option base.more: (not given) -> [1, 2]"]),
+        (["--preset=own.yaml"], "lr: 1\n", ["option base.lr: 1 -> 7"]),
+        (["--out_folder=x"], "lr: 1\n", ["option out_folder: (not given) -> x"]),
+    ],
+)
+def test_a_recipe_is_compared_by_its_values(stage, words, text, reasons):
+    Path("own.yaml").write_text("base.lr: 7\n")
+    Path("base.yaml").write_text(text)
+    stage.recipe = ["top.yaml", *words]
+    stage.command += words
+    assert Record(stage).judge().reasons == reasons
+
+
+def test_a_refusal_puts_everything_back_unless_work_was_done(stage):
+    for work in (False, True):
+        before = Record(stage).read()
+        record = Record(stage)
+        record.begin(fresh=True)
+        assert not Path("out").exists()
+        if work:
+            Path("out").mkdir()
+            Path("out/new.txt").write_text("epoch 1")
+        assert record.refuse() is not work
+        assert (Record(stage).read() == before) is not work
+        assert Path("out/a.txt").exists() is not work
 
 
 # --- one command -------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .faults import Faults
 from .references import Resolver
-from .source import Node, Path_, dotted, walk
+from .tree import Node, TreePath, dotted, walk
 
 
 def check_references(
@@ -52,7 +52,7 @@ def check_references(
         _check_seed_first(root, resolver, faults)
 
 
-def _how_to_set(path: Path_, node: Node, root: Node) -> str:
+def _how_to_set(path: TreePath, node: Node, root: Node) -> str:
     """Where an open input can be given: the command line, or the include above it."""
     option = f"set it: --{dotted(path)}=..."
     if not node.scope or path[: len(node.scope)] != node.scope:

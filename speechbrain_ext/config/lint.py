@@ -12,7 +12,7 @@ from .command_line import split_command_line
 from .faults import ConfigError, Faults
 from .loader import Plan, plan_recipe
 from .signatures import check_signatures
-from .source import walk
+from .tree import walk
 
 
 def check_recipe(

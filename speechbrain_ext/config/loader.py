@@ -24,7 +24,8 @@ from .overrides import apply_overrides
 from .presets import read_presets
 from .references import Resolver
 from .signatures import check_signatures
-from .source import Node, read_source
+from .source import read_source
+from .tree import Node
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from .command_line import Override, folded
 from .faults import Faults, did_you_mean, nearest
 from .references import Resolver
 from .run_options import RUN_OPTIONS
-from .source import TARGET_TAGS, Node, Path_, dotted, walk
+from .tree import PLACEHOLDER_TYPES, TARGET_TAGS, Node, TreePath, dotted, walk
 from .values import TEXT_KEY, typed_text, typed_value, value_node
 
 
@@ -67,7 +67,7 @@ def _find(root: Node, override: Override, resolver: Resolver) -> tuple[Node, Any
     return section, path[-1]
 
 
-def _check_section(section: Node, path: Path_, rest: list[str], resolver) -> None:
+def _check_section(section: Node, path: TreePath, rest: list[str], resolver) -> None:
     """Refuse to go on below a reference, or below what has no keys."""
     if section.tag in ("!ref", "!copy"):
         other = resolver.resolve(section)
@@ -97,7 +97,7 @@ def _matching(part: str, section: Node) -> Any:
     return None
 
 
-def _unknown(root: Node, section: Node, path: Path_, parts: list[str]) -> str:
+def _unknown(root: Node, section: Node, path: TreePath, parts: list[str]) -> str:
     """Name the section and the nearest key, in it or else anywhere in the tree."""
     part = parts[len(path)]
     place = f" in {dotted(path)} ({section.where})" if path else ""
@@ -134,9 +134,9 @@ def _value(override: Override, key: Any, current: Node, resolver: Resolver) -> A
             f"is a section ({current.where}); set one of its keys: "
             + _arguments(override, current)
         )
-    known = _current(key, current, resolver)
     given, text = override.value, override.text
     try:
+        known = _current(key, current, resolver)
         if text is not None:
             if isinstance(known, str):
                 refuse_tags(text)
@@ -156,10 +156,8 @@ def _value(override: Override, key: Any, current: Node, resolver: Resolver) -> A
 def _current(key: Any, node: Node, resolver: Resolver) -> Any:
     """Value that the YAML has now, as an example of the wanted type; None if open."""
     if node.tag == "!PLACEHOLDER":
-        if node.text:
-            return {"text": "", "int": 0, "float": 0.0, "bool": False, "list": []}[
-                node.text
-            ]
+        if node.text in PLACEHOLDER_TYPES:
+            return PLACEHOLDER_TYPES[node.text]
         return "" if TEXT_KEY.search(str(key)) else None
     found = resolver.resolve(node)
     if found.kind == "node" and found.node.target is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import arithmetic
 from .faults import Faults, did_you_mean
-from .source import Node, Path_, bracketed, dotted, walk
+from .tree import Node, TreePath, bracketed, dotted, walk
 
 REFERENCE = re.compile(r"<([^<>]*)>")
 MAX_TEXT = 10_000
@@ -28,7 +28,7 @@ class Value:
 
     kind: str
     value: Any = None
-    path: Path_ = ()
+    path: TreePath = ()
     node: Node | None = None
     attribute: str | None = None
 
@@ -86,10 +86,9 @@ class Resolver:
     def _resolve(self, node: Node) -> Value:
         if node.tag in ("!ref", "!copy"):
             return self._reference(node)
-        if node.tag == "!PLACEHOLDER":
-            return BROKEN  # reported where open placeholders are looked for
-        if node.tag.startswith("!include:"):
-            return BROKEN  # could not be read: reported there
+        # Open placeholders and unread includes are reported where they are looked for.
+        if node.tag in ("!PLACEHOLDER", "!broken") or node.tag.startswith("!include:"):
+            return BROKEN
         if node.tag.startswith("!applyref:"):
             if self.run is not None:
                 return Value("scalar", self.run(node))
@@ -117,7 +116,7 @@ class Resolver:
             )
         return self._interpolate(template, node.scope)
 
-    def _interpolate(self, template: str, scope: Path_) -> Value:
+    def _interpolate(self, template: str, scope: TreePath) -> Value:
         values = []
         for name in REFERENCE.findall(template):
             found = self.find(name, scope)
@@ -135,7 +134,7 @@ class Resolver:
             return Value("scalar", _calculate(template, parts))
         return Value("scalar", _join(template, parts))
 
-    def find(self, name: str, scope: Path_) -> Value:
+    def find(self, name: str, scope: TreePath) -> Value:
         """Resolve the inside of one ``<...>`` as seen from a file's root."""
         key, _, attribute = name.partition(".")
         node, seen = self._scope_at(scope), scope
@@ -168,13 +167,13 @@ class Resolver:
     def _scope(self, node: Node) -> Node:
         return self._scope_at(node.scope)
 
-    def _scope_at(self, scope: Path_) -> Node:
+    def _scope_at(self, scope: TreePath) -> Node:
         node = self.root
         for part in scope:
             node = node.value[part]
         return node
 
-    def _no_key(self, name, part, node, seen: Path_, scope: Path_) -> str:
+    def _no_key(self, name, part, node, seen: TreePath, scope: TreePath) -> str:
         inside = f" in {dotted(seen)}" if seen else ""
         known = list(node.value) if node.kind == "map" else []
         if seen == scope and scope and part in self.root.value:

@@ -201,7 +201,9 @@ class CodebookBank(nn.Module):
         """
         if is_distributed():
             self._reduce()
-        active = self.staged_counts.sum(1) > 0
+        total = self.staged_counts.sum(1)
+        active = total > 0
+        self._settle(total, active)
         weight = active * (1.0 - self.decay)
         self.ema_counts.lerp_(self.staged_counts, weight[:, None])
         self.ema_sums.lerp_(self.staged_sums, weight[:, None, None])
@@ -214,6 +216,18 @@ class CodebookBank(nn.Module):
             self._revive(active)
         self.commits.add_(active)
         self.discard()
+
+    def _settle(self, total: torch.Tensor, active: torch.Tensor) -> None:
+        """At the first commit after `fill`, let N add up to a batch, not to k-means.
+
+        k-means saw many batches' worth of frames; with its counts the codes would
+        hardly follow the encoder for as many steps. W / N stays what it was.
+        """
+        held = self.ema_counts.sum(1)
+        first = active & (self.commits == 0) & (held > 0)
+        scale = torch.where(first, total / held, 1.0)
+        self.ema_counts.mul_(scale[:, None])
+        self.ema_sums.mul_(scale[:, None, None])
 
     def _revive(self, active: torch.Tensor) -> None:
         """Give dead codes a row of the batch: codebook, count and sum alike."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -47,7 +48,5 @@ def corpus_of(options: argparse.Namespace) -> tuple[Corpus, Path]:
 
 
 def typed_command() -> str:
-    """Return the command that is running, as a person would type it."""
-    import shlex
-
-    return shlex.join(["python", *sys.argv])
+    """Return the command that is running, to be typed in any folder."""
+    return f"cd {shlex.quote(os.getcwd())} && {shlex.join([sys.executable, *sys.argv])}"

@@ -74,6 +74,8 @@ class FestivalCorpus(SynthesisCorpus):
         """Find or fetch Festival once, before the jobs start, then speak."""
         if data_folder is None:
             raw.mkdir(parents=True, exist_ok=True)
+            for leftover in raw.glob(".speaking*"):  # of a killed run
+                shutil.rmtree(leftover)
             self._found = find_festival(self.voices, raw)
         super().fetch(raw, data_folder, nj=nj)
 

@@ -105,6 +105,8 @@ class SynthesisCorpus:
         prompts = self.prompts()
         wanted = {prompt.utt_id for prompt in prompts}
         raw.mkdir(parents=True, exist_ok=True)
+        for leftover in raw.glob(f".{self.prefix}[0-9]*.json"):  # of a killed run
+            leftover.unlink()
         for label in raw.glob(f"{self.prefix}[0-9]*.json"):
             if label.stem not in wanted:
                 label.unlink()

@@ -13,7 +13,7 @@ from typing import Any
 from .faults import Faults, Where
 from .references import Resolver
 from .signatures import locate
-from .source import Node, walk
+from .tree import Node, walk
 
 
 class BuildError(Exception):

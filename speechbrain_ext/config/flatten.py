@@ -22,11 +22,14 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from .arithmetic import evaluate
 from .faults import Faults
 from .references import REFERENCE, Resolver, Value, absolute
-from .source import CORE, Node, Path_, bracketed, walk
+from .tree import CORE, Node, TreePath, bracketed, walk
 
 #: top-level keys that say where, not what: left out of the hash, with what they fill
 VOLATILE = re.compile(r"^(tag|(.+_)?(folder|dir|manifest))$")
-_OLD_BOOLEAN = re.compile(r"^(y|n|yes|no|on|off)$", re.I)
+#: texts that every YAML reader and writer takes unquoted for what they are
+_BARE = re.compile(
+    r"(?!(?:y|n|yes|no|on|off)$)[A-Za-z_./][\w./+ -]*(?<! )", re.A | re.I
+)
 _WIDTH = 10**6
 
 
@@ -108,7 +111,7 @@ class _Writer:
         left = iter(names)
         return REFERENCE.sub(lambda _: next(left), node.value), values
 
-    def _locate(self, name: str, scope: Path_) -> tuple[Path_, Node]:
+    def _locate(self, name: str, scope: TreePath) -> tuple[TreePath, Node]:
         """Path of the node that finally holds a scalar: chains of references end."""
         node: Node = self.resolver.root
         parts = [*scope, *(part.strip("]") for part in name.split("["))]
@@ -146,7 +149,7 @@ def _reads_same(rewritten: tuple[str, list[Value]], found: Value) -> bool:
 
 
 def scalar(value: Any, text: str | None = None) -> ScalarNode:
-    """ruamel's node of a plain scalar; numbers survive, texts that look like none do.
+    """Give ruamel's node of a plain scalar; numbers survive, so do texts like them.
 
     Example
     -------
@@ -163,8 +166,14 @@ def scalar(value: Any, text: str | None = None) -> ScalarNode:
         return ScalarNode(tag=CORE + "float", value=_float(value))
     if isinstance(value, datetime.date):
         return ScalarNode(tag=CORE + "timestamp", value=text or value.isoformat())
-    style = "'" if _OLD_BOOLEAN.match(value) else None
-    return ScalarNode(tag=CORE + "str", value=value, style=style)
+    return ScalarNode(tag=CORE + "str", value=value, style=_style(value))
+
+
+def _style(text: str) -> str | None:
+    """Quotes of a text; a text like a number is quoted by ruamel itself."""
+    if _BARE.fullmatch(text):
+        return None
+    return "'" if text.isprintable() else '"'
 
 
 def _float(value: float) -> str:
@@ -186,7 +195,10 @@ def _tuple(values: tuple) -> ScalarNode:
 
 
 def _fits_flow(node) -> bool:
-    return isinstance(node, ScalarNode) and node.tag.startswith(CORE)
+    if not isinstance(node, ScalarNode) or not node.tag.startswith(CORE):
+        return False
+    # HyperPyYAML writes the list once more, and without the quotes in [...].
+    return node.tag != CORE + "str" or node.style is None
 
 
 def config_hash(root: Node) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import logging
-import os
 import platform
 import subprocess
 import sys
@@ -166,10 +165,18 @@ def _log_to(path: Path) -> None:
         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
     console = logging.StreamHandler(sys.stderr)
-    console.setLevel(logging.INFO if os.environ.get("SB_LOG_LEVEL") else logging.WARN)
+    console.addFilter(_worth_the_console)
     console.setFormatter(logging.Formatter("%(message)s"))
     for handler in (file_handler, console):
         handler.experiment = True
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
+
+
+def _worth_the_console(record: logging.LogRecord) -> bool:
+    """Pass warnings, and the line of numbers after each epoch; the log has it all."""
+    if record.name == "py.warnings":
+        return False
+    epoch_line = record.name == "speechbrain.utils.train_logger"
+    return record.levelno >= logging.WARNING or epoch_line

@@ -9,9 +9,11 @@ import time
 import speechbrain
 import torch
 from speechbrain import Stage
+from speechbrain.utils.seed import seed_everything
 
 from speechbrain_ext.brain import DivergenceError, NaNSafeBrain
 from speechbrain_ext.brain.verdict import nonfinite_names
+from speechbrain_ext.data.sampler import generator_for
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +180,10 @@ class CodecBrain(NaNSafeBrain):
     def on_stage_start(self, stage, epoch=None):
         """Start the sums of an epoch."""
         if stage == Stage.TRAIN:
+            # Dropout and the quantizer's choices then do not depend on whether the
+            # run was interrupted between two epochs.
+            seed = generator_for(self.hparams.seed, epoch, "dropout").integers(2**31)
+            seed_everything(int(seed), verbose=False)
             self.term_sums = {}
             self.stage_started = time.monotonic()
         else:

@@ -1,0 +1,6 @@
+"""Codec models."""
+
+from speechbrain_ext.models.codec import CodecResult
+from speechbrain_ext.models.transform_codec import TransformCodec
+
+__all__ = ["CodecResult", "TransformCodec"]

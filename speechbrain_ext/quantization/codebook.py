@@ -31,14 +31,15 @@ class CodebookBank(nn.Module):
       instead of creeping there over :math:`1/(1-\gamma)` steps from its random start.
     - A code that won nothing keeps its bits (W/N is unchanged then, apart from
       rounding), so N needs no smoothing constant.
-    - Nothing moves in `stage`: counts, sums and candidate rows wait in ``staged_*``
-      for `commit` or `discard`, so that a rejected batch leaves no trace.
+    - At the first commit after k-means, N is scaled to add up to a batch: with the
+      counts of k-means the codes would hardly follow the encoder at first.
+    - Nothing moves in the ``stage_*`` methods: counts, sums and candidate rows wait
+      in buffers for `commit` or `discard`, so that a rejected batch leaves no trace.
     - Dead codes are told by a threshold relative to the stage's mean usage. EnCodec's
       absolute 2.0 redraws most of a 1024-entry codebook at every step when a batch
       has 600 frames.
 
-    Every operation of `stage`, `commit` and `discard` is free of host
-    synchronisation. Random choices come from torch's global generator of the
+    Staging, `commit` and `discard` never synchronise with the host. Random choices come from torch's global generator of the
     tensors' device.
 
     Arguments

@@ -106,7 +106,9 @@ class ResidualVectorQuantizer(nn.Module):
         "forward": each training forward ends with a commit, as stock trainers need.
         "step": somebody calls `commit_statistics` after the optimizer step. With
         gradient accumulation or activation checkpointing take "step": forward then
-        may run any number of times per step. May be set later as an attribute.
+        may run any number of times per step. May be set later as an attribute. With
+        gradient accumulation under DistributedDataParallel also give that
+        ``broadcast_buffers=False``, or rank 0's staging overwrites that of the others.
 
     Raises
     ------

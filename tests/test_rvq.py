@@ -61,9 +61,14 @@ def test_search_finds_a_nearest_code_for_any_codebook_size(size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_codes_and_sum_equal_brute_force_in_float64(kind):
+@pytest.mark.parametrize("start", ["randn", "kmeans", "trained"])
+def test_codes_and_sum_equal_brute_force_in_float64(kind, start):
     rvq = make(kind)
-    rvq.initialize(latents(20))
+    if start != "randn":
+        rvq.initialize(latents(20))
+    if start == "trained":
+        for seed in range(5):
+            rvq(latents(seed=seed))
     x = latents()
     result = rvq.eval()(x)
     codes, total = brute_force(rvq, x.view(-1, 12))
@@ -192,6 +197,16 @@ def test_half_precision_norms_that_overflow_still_find_their_code():
     rvq.initialize(x)
     error = (rvq.eval()(x).quantized.float() - x.float()).square().sum()
     assert error < 0.5 * x.float().square().sum()
+
+
+def test_counts_and_sums_of_half_precision_frames_are_exact():
+    # In float16 a count stops at 2048 and a sum overflows at 65504.
+    rvq = make(num_quantizers=1, dead_threshold=0.0, decay=0.5)
+    rvq(torch.full((1, 5000, 12), 100.0, dtype=torch.float16))
+    winner = rvq.bank.ema_counts[0].argmax()
+    assert rvq.bank.ema_counts[0].sum() == rvq.bank.ema_counts[0, winner] == 2500
+    assert (rvq.bank.ema_sums[0, winner] == 250000).all()
+    assert (rvq.bank.codebooks[0, winner] == 100).all()
 
 
 def test_quantizer_dropout_draws_from_the_choices_only_in_training():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .faults import Faults
-from .references import Resolver
+from .references import REFERENCE, Resolver
 from .tree import Node, TreePath, dotted, walk
 
 
@@ -52,8 +52,10 @@ def _needs_above(node: Node, resolver: Resolver, order: dict[int, int]) -> str |
     """Say what must stand above a reference and does not; None if all is well."""
     found, here = resolver.resolve(node), order[id(node)]
     if found.kind == "dynamic" and found.attribute is None:
-        late = order[id(found.node)] > here
-        return f"the !applyref: that it needs ({found.node.where})" if late else None
+        for name in REFERENCE.findall(node.value):
+            _, needed = resolver.holder(name, node.scope)
+            if order[id(needed)] > here:
+                return f"<{name}>, which an !applyref: fills ({needed.where})"
     if node.tag == "!copy" and _latest(found.node, resolver, order) > here:
         return "what it copies and all that refers to"
     return None

@@ -218,7 +218,7 @@ def _canonical(node: Node, resolver: Resolver) -> Any:
         if found.kind != "scalar":
             names = REFERENCE.findall(node.value)
             paths = [resolver.holder(name, node.scope)[0] for name in names]
-            return {node.tag: [REFERENCE.sub("<>", node.value), *map(bracketed, paths)]}
+            return {"!ref": [REFERENCE.sub("<>", node.value), *map(bracketed, paths)]}
         return _canonical_scalar(found.value)
     if node.kind == "scalar":
         return {node.tag: []} if node.target else _canonical_scalar(node.value)

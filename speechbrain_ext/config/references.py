@@ -91,7 +91,9 @@ class Resolver:
             return BROKEN
         if node.tag.startswith("!applyref:"):
             if self.run is not None:
-                return Value("scalar", self.run(node))
+                value = self.run(node)
+                _check_text(node.tag, value)
+                return Value("scalar", value)
             return Value("dynamic", node=node, path=self.paths[id(node)])
         if node.kind == "scalar" and node.target is None:
             return Value("scalar", node.value)
@@ -128,7 +130,7 @@ class Resolver:
                 )
             values.append(found)
         for found in values:
-            _check_text(template, found.value)
+            _check_text(f"!ref {template}", found.value)
         if dynamic := [found for found in values if found.kind == "dynamic"]:
             order = list(self.paths)
             last = max(dynamic, key=lambda found: order.index(id(found.node)))
@@ -251,12 +253,12 @@ def _calculate(template: str, numbers: list) -> int | float:
         raise _UnresolvedError(f"!ref {template}: {reason}") from None
 
 
-def _check_text(template: str, text: Any) -> None:
+def _check_text(source: str, text: Any) -> None:
     """Refuse a text with ``<...>`` in it: HyperPyYAML would go on resolving."""
     inner = REFERENCE.search(text) if isinstance(text, str) else None
     if inner:
         raise _UnresolvedError(
-            f"!ref {template}: its text holds {inner[0][:40]}, which HyperPyYAML would "
+            f"{source}: its text holds {inner[0][:40]}, which HyperPyYAML would "
             "follow as a reference"
         )
 
@@ -272,7 +274,7 @@ def _join(template: str, values: list) -> str:
         return str(value)
 
     joined = REFERENCE.sub(text, template)
-    _check_text(template, joined)
+    _check_text(f"!ref {template}", joined)
     if len(joined) > MAX_TEXT:
         raise _UnresolvedError(
             f"!ref {template[:60]}: longer than {MAX_TEXT} characters"

@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(abspath $(BIN)):$(PATH)
+export SPEECHBRAIN_EXT_PYTHON := $(abspath $(BIN))/python
 
 .PHONY: help setup demo test smoke lint bench acceptance clean
 

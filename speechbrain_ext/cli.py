@@ -16,6 +16,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("speechbrain_ext.report.doctor:doctor", "is this training healthy?"),
     "report": ("speechbrain_ext.report.command:report", "RESULTS.md, plots and page of an experiment"),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
+    "bench": (
+        "speechbrain_ext.bench.command:bench",
+        "speed against the real packages, side by side",
+    ),
 }
 
 

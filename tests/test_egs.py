@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from speechbrain_ext import scaffold
-from speechbrain_ext.cli import run
+from speechbrain_ext.cli import main
 from speechbrain_ext.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +34,15 @@ def checkout(tmp_path, monkeypatch):
     (root / "egs/telugu/local").mkdir(exist_ok=True)
     monkeypatch.setattr(scaffold, "project_root", lambda: root)
     return root
+
+
+def run(argv):
+    """Return the exit code of ``speechbrain-ext ARGV``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["speechbrain-ext", *argv])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return ended.value.code
 
 
 def output_of(*command, cwd="/"):

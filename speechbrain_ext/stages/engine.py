@@ -29,6 +29,8 @@ from speechbrain_ext.stages.settings import check_recipe
 #: What a stage imports; if one is missing the environment was never finished.
 PACKAGES = ("torch", "speechbrain", "hyperpyyaml", "soundfile", "click")
 
+INTERRUPTED = 130
+
 
 def run(plan: Plan) -> int:
     """Carry out one call of ``run.sh``.
@@ -37,15 +39,14 @@ def run(plan: Plan) -> int:
     -------
     int
         0 done, or what a stage that failed stands for: 2 the input or configuration
-        is wrong (the command said so by its own exit code 2), 1 anything else.
+        is wrong (the command said so by its own exit code 2), 130 interrupted, 1
+        anything else.
 
     Raises
     ------
     UserError
         If nothing can be run: no such stage, an input that no chosen stage makes, an
         override that the recipe does not know.
-    KeyboardInterrupt
-        If it was interrupted; the running command has ended.
     """
     started = time.monotonic()
     check_environment()
@@ -99,8 +100,8 @@ def run_stage(plan: Plan, stage: Stage) -> int:
                 keep_open=[descriptor],
             )
         except InterruptedStageError:
-            log(stage.where, f"Stage {stage}: interrupted")
-            raise KeyboardInterrupt from None
+            log(stage.where, f"Stage {stage}: interrupted; the same command goes on")
+            return INTERRUPTED
         fault = _fault(stage, code)
         if code == UserError.exit_code and record.refuse():
             fault += "; what it had made before is as it was"

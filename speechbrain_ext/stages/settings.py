@@ -29,7 +29,7 @@ def resolved_settings(words: Sequence[str]) -> dict[str, str] | None:
     """
     # Here, not above: a run.sh without a recipe needs neither ruamel nor click.
     from speechbrain_ext.config.flatten import VOLATILE
-    from speechbrain_ext.config.source import dotted, walk
+    from speechbrain_ext.config.tree import dotted, walk
 
     plan = _read(words)
     if plan.faults or plan.root is None:

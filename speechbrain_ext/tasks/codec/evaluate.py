@@ -25,6 +25,7 @@ from speechbrain_ext.report.results import system_folder, write_results
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
+from speechbrain_ext.tasks.codec.rates import quantizers_of
 from speechbrain_ext.tasks.codec.train import manifest_at
 from speechbrain_ext.tasks.experiment import environment
 
@@ -34,7 +35,7 @@ def evaluate(
     test_manifest: str | Path,
     *,
     kbps: Sequence[float] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     jobs: int | None = None,
 ) -> dict:
     """Write ``results.json`` and ``reconstructions/`` of a trained codec.
@@ -47,8 +48,8 @@ def evaluate(
         The files to score; no choice was made by them.
     kbps : Sequence[float] or None
         Nested bitrates to score; None: the recipe's ``eval_kbps``.
-    device : str
-        Where the codec runs.
+    device : str or None
+        Where the codec runs; None: on a GPU if there is one.
     jobs : int or None
         Processes that measure; None: one for each core.
 
@@ -75,10 +76,11 @@ def evaluate(
     hparams = recipe.hparams
     sample_rate = hparams["sample_rate"]
     utterances = manifest_at(str(test_manifest), sample_rate)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     codec = hparams["modules"]["codec"].to(device).eval()
     meta = load_best(codec, Path(hparams["save_folder"]))
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
-    stages = numbers_of_quantizers(codec, rates)
+    stages = quantizers_of(codec, rates, "kbps")
 
     wavs = {utt_id: read_samples(u) for utt_id, u in utterances.items()}
     with Progress(transient=True) as progress:
@@ -129,26 +131,20 @@ def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:
             f"evaluate: no checkpoint in {save_folder}; train first: ./run.sh --stage "
             "train"
         )
-    found = checkpointer.recover_if_possible(max_key="snr")
+    try:
+        found = checkpointer.recover_if_possible(max_key="snr")
+    except (RuntimeError, KeyError, EOFError, OSError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"evaluate: the checkpoint in {save_folder} does not fit its recipe, or is "
+            f"damaged: {first}\n  Next: ./run.sh --stage train --force"
+        ) from error
     if found is None:
         raise UserError(
             f"evaluate: the checkpoints in {save_folder} were written within an epoch "
             "and have no valid SNR yet; let training finish: ./run.sh --stage train"
         )
     return found.meta
-
-
-def numbers_of_quantizers(codec, rates: Sequence[float]) -> list[int]:
-    """Quantizers of each rate; all unusable rates in one message."""
-    numbers, wrong = [], []
-    for rate in rates:
-        try:
-            numbers.append(codec.kbps_to_quantizers(rate))
-        except ValueError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise UserError("evaluate: --kbps\n  " + "\n  ".join(wrong))
-    return numbers
 
 
 @torch.no_grad()
@@ -252,7 +248,7 @@ def own_command(folder: Path) -> str:
         lines = script.read_text(encoding="utf-8").splitlines()
         commands = [line for line in lines if line and not line.startswith("#")]
         if commands:
-            return commands[-1]
+            return commands[-1].removeprefix("exec ").removesuffix(' "$@"')
     return f"python recipes/codec/evaluate.py {folder}"
 
 

@@ -11,6 +11,7 @@ from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.loader import crop_loader, read_samples, utterance_loader
 from speechbrain_ext.data.manifest import ManifestError, verify_manifest
 from speechbrain_ext.tasks.codec.brain import CodecBrain
+from speechbrain_ext.tasks.codec.rates import quantizers_of
 from speechbrain_ext.tasks.experiment import open_experiment
 from speechbrain_ext.tasks.initialize import load_initial_weights
 from speechbrain_ext.tasks.loggers import optional_loggers
@@ -18,7 +19,6 @@ from speechbrain_ext.tasks.loggers import optional_loggers
 #: Keys that may change between two runs in one experiment folder.
 HARMLESS = frozenset(
     {
-        "number_of_epochs",
         "output_folder",
         "save_folder",
         "train_log",
@@ -60,6 +60,8 @@ def train(recipe: Recipe) -> CodecBrain:
     hparams = recipe.hparams
     train_set = manifest_at(hparams["train_manifest"], hparams["sample_rate"])
     valid_set = manifest_at(hparams["valid_manifest"], hparams["sample_rate"])
+    quantizers_of(hparams["modules"]["codec"], hparams["valid_kbps"], "valid_kbps")
+    quantizers_of(hparams["modules"]["codec"], hparams["eval_kbps"], "eval_kbps")
     folder = open_experiment(recipe, harmless=HARMLESS)
     hparams["train_loggers"] = [
         hparams["train_logger"],

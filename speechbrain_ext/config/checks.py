@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .faults import Faults
-from .references import Resolver
+from .references import REFERENCE, Resolver
 from .tree import Node, TreePath, dotted, walk
 
 
@@ -27,20 +27,16 @@ def check_references(
     for path, node in walk(root):
         name = dotted(path)
         if node.tag == "!PLACEHOLDER" and not open_inputs:
-            faults.add(
-                node.where, f"{name}: left open; {_how_to_set(path, node, root)}"
-            )
+            how = _how_to_set(path, node, root)
+            faults.add(node.where, f"{name}: left open; {how}")
         elif node.tag in ("!ref", "!copy"):
-            found = resolver.resolve(node)
-            if (
-                node.tag == "!copy"
-                and _latest(found.node, resolver, order) > order[id(node)]
-            ):
+            if needs := _needs_above(node, resolver, order):
                 faults.add(
                     node.where,
-                    f"{name}: !copy {node.value} must stand below what it copies and "
-                    "all that refers to",
+                    f"{name}: {node.tag} {node.value} must stand below {needs}",
                 )
+        elif node.tag.startswith("!applyref:"):
+            _check_applyref(name, node, resolver, faults)
         elif node.tag == "" and isinstance(node.value, str) and _like_tuple(node.value):
             faults.add(
                 node.where,
@@ -50,6 +46,34 @@ def check_references(
     resolver.check_cycles()
     if not any("circular" in fault.message for fault in faults):
         _check_seed_first(root, resolver, faults)
+
+
+def _needs_above(node: Node, resolver: Resolver, order: dict[int, int]) -> str | None:
+    """Say what must stand above a reference and does not; None if all is well."""
+    found, here = resolver.resolve(node), order[id(node)]
+    if found.kind == "dynamic" and found.attribute is None:
+        for name in REFERENCE.findall(node.value):
+            _, needed = resolver.holder(name, node.scope)
+            if order[id(needed)] > here:
+                return f"<{name}>, which an !applyref: fills ({needed.where})"
+    if node.tag == "!copy" and _latest(found.node, resolver, order) > here:
+        return "what it copies and all that refers to"
+    return None
+
+
+def _check_applyref(name: str, node: Node, resolver: Resolver, faults: Faults) -> None:
+    """Report objects among the arguments: there are none yet when it runs."""
+    for _, inner in walk(node):
+        found = resolver.resolve(inner)
+        thing = found.node if found.kind == "node" else None
+        has_object = thing is not None and any(n.target for _, n in walk(thing))
+        if inner is not node and (has_object or found.attribute):
+            faults.add(
+                inner.where,
+                f"{name}: {node.tag} runs before any object is built: give it plain "
+                "values",
+            )
+            return
 
 
 def _how_to_set(path: TreePath, node: Node, root: Node) -> str:

@@ -22,7 +22,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from .arithmetic import evaluate
 from .faults import Faults
 from .references import REFERENCE, Resolver, Value, absolute
-from .tree import CORE, Node, TreePath, bracketed, walk
+from .tree import CORE, Node, bracketed, walk
 
 #: top-level keys that say where, not what: left out of the hash, with what they fill
 VOLATILE = re.compile(r"^(tag|(.+_)?(folder|dir|manifest))$")
@@ -88,7 +88,7 @@ class _Writer:
     def _reference(self, node: Node):
         found = self.resolver.resolve(node)
         if found.kind == "node" or (found.attribute is not None):
-            text = absolute(node.value, found)
+            text = absolute(found)
             return ScalarNode(tag=node.tag, value=text)
         text = self._rewritten(node)
         if text is not None and (found.kind == "dynamic" or _reads_same(text, found)):
@@ -103,25 +103,13 @@ class _Writer:
         values: list[Value] = []
         names: list[str] = []
         for name in REFERENCE.findall(node.value):
-            path, target = self._locate(name, node.scope)
+            path, target = self.resolver.holder(name, node.scope)
             if target.tag and self.order[id(target)] > self.order[id(node)]:
                 return None  # HyperPyYAML resolves from top to bottom
             names.append(f"<{bracketed(path)}>")
             values.append(self.resolver.resolve(target))
         left = iter(names)
         return REFERENCE.sub(lambda _: next(left), node.value), values
-
-    def _locate(self, name: str, scope: TreePath) -> tuple[TreePath, Node]:
-        """Path of the node that finally holds a scalar: chains of references end."""
-        node: Node = self.resolver.root
-        parts = [*scope, *(part.strip("]") for part in name.split("["))]
-        for part in parts:
-            if node.tag in ("!ref", "!copy"):
-                node = self.resolver.resolve(node).node
-            node = node.value[part]
-        while node.tag == "!ref" and REFERENCE.fullmatch(node.value):
-            return self._locate(node.value.strip("<>"), node.scope)
-        return self.resolver.paths[id(node)], node
 
 
 def _reads_same(rewritten: tuple[str, list[Value]], found: Value) -> bool:
@@ -224,9 +212,13 @@ def _canonical(node: Node, resolver: Resolver) -> Any:
     found = resolver.resolve(node)
     if node.tag in ("!ref", "!copy"):
         if found.kind != "scalar" and found.path:
-            return {node.tag: absolute("", found)}
+            # A copied value is the value; a copied object is another one.
+            tag = node.tag if found.kind == "node" else "!ref"
+            return {tag: absolute(found)}
         if found.kind != "scalar":
-            return {node.tag: node.value}
+            names = REFERENCE.findall(node.value)
+            paths = [resolver.holder(name, node.scope)[0] for name in names]
+            return {"!ref": [REFERENCE.sub("<>", node.value), *map(bracketed, paths)]}
         return _canonical_scalar(found.value)
     if node.kind == "scalar":
         return {node.tag: []} if node.target else _canonical_scalar(node.value)

@@ -11,7 +11,7 @@ from . import arithmetic
 from .faults import Faults, did_you_mean
 from .tree import Node, TreePath, bracketed, dotted, walk
 
-REFERENCE = re.compile(r"<([^<>]*)>")
+REFERENCE = re.compile(r"<([^>]*)>")
 MAX_TEXT = 10_000
 
 
@@ -91,7 +91,9 @@ class Resolver:
             return BROKEN
         if node.tag.startswith("!applyref:"):
             if self.run is not None:
-                return Value("scalar", self.run(node))
+                value = self.run(node)
+                _check_text(node.tag, value)
+                return Value("scalar", value)
             return Value("dynamic", node=node, path=self.paths[id(node)])
         if node.kind == "scalar" and node.target is None:
             return Value("scalar", node.value)
@@ -127,8 +129,12 @@ class Resolver:
                     f"!ref {template}: <{name}> is no text or number"
                 )
             values.append(found)
-        if any(found.kind == "dynamic" for found in values):
-            return Value("dynamic")
+        for found in values:
+            _check_text(f"!ref {template}", found.value)
+        if dynamic := [found for found in values if found.kind == "dynamic"]:
+            order = list(self.paths)
+            last = max(dynamic, key=lambda found: order.index(id(found.node)))
+            return Value("dynamic", node=last.node)
         parts = [found.value for found in values]
         if arithmetic.looks_numeric(template) and all(map(_is_number, parts)):
             return Value("scalar", _calculate(template, parts))
@@ -156,6 +162,17 @@ class Resolver:
         if not re.fullmatch(r"[^\W\d]\w*", attribute) or attribute.startswith("_"):
             raise _UnresolvedError(f"<{name}>: '{attribute}' is no public attribute")
         return Value("dynamic", None, found.path, found.node, attribute)
+
+    def holder(self, name: str, scope: TreePath) -> tuple[TreePath, Node]:
+        """Path and node that finally hold a scalar: chains of references end there."""
+        node = self.root
+        for part in (*scope, *(part.strip("]") for part in name.split("["))):
+            if node.tag in ("!ref", "!copy"):
+                node = self.resolve(node).node
+            node = node.value[part]
+        if node.tag in ("!ref", "!copy") and REFERENCE.fullmatch(node.value):
+            return self.holder(node.value.strip("<>"), node.scope)
+        return self.paths[id(node)], node
 
     def _enter(self, node: Node) -> Node | None:
         """Return the node a path goes on in: references on the way are followed."""
@@ -208,7 +225,7 @@ class Resolver:
         visit(self.root)
 
 
-def absolute(name: str, found: Value) -> str:
+def absolute(found: Value) -> str:
     """``<...>`` of a found node, written from the root of the whole tree."""
     ending = f".{found.attribute}" if found.attribute else ""
     return f"<{bracketed(found.path)}{ending}>"
@@ -236,6 +253,16 @@ def _calculate(template: str, numbers: list) -> int | float:
         raise _UnresolvedError(f"!ref {template}: {reason}") from None
 
 
+def _check_text(source: str, text: Any) -> None:
+    """Refuse a text with ``<...>`` in it: HyperPyYAML would go on resolving."""
+    inner = REFERENCE.search(text) if isinstance(text, str) else None
+    if inner:
+        raise _UnresolvedError(
+            f"{source}: its text holds {inner[0][:40]}, which HyperPyYAML would "
+            "follow as a reference"
+        )
+
+
 def _join(template: str, values: list) -> str:
     left = iter(values)
 
@@ -244,14 +271,10 @@ def _join(template: str, values: list) -> str:
         if value is None or isinstance(value, (list, tuple)):
             kind = "null" if value is None else "a list"
             raise _UnresolvedError(f"!ref {template}: {match[0]} is {kind}, not text")
-        if isinstance(value, str) and REFERENCE.search(value):
-            raise _UnresolvedError(
-                f"!ref {template}: the value of {match[0]} itself holds <...>, which "
-                "HyperPyYAML would follow"
-            )
         return str(value)
 
     joined = REFERENCE.sub(text, template)
+    _check_text(f"!ref {template}", joined)
     if len(joined) > MAX_TEXT:
         raise _UnresolvedError(
             f"!ref {template[:60]}: longer than {MAX_TEXT} characters"

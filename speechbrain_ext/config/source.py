@@ -108,7 +108,11 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
     if not isinstance(composed, MappingNode):
         faults.add(Where(name, 1), "must be a mapping of keys to values at the top")
         return None
-    return _Converter(name, faults).convert(composed, (), Where(name, 1))
+    root = _Converter(name, faults).convert(composed, (), Where(name, 1))
+    for key, node in root.children():
+        if not isinstance(key, str):
+            faults.add(node.where, f"{key}: a key at the top must be a text")
+    return root
 
 
 class _Converter:

@@ -2,8 +2,11 @@
 
 import collections
 import functools
+import re
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from speechbrain_ext.config import ConfigError, load_recipe
 from speechbrain_ext.config.lint import check_recipe
@@ -485,3 +488,55 @@ def test_task_module_declares_its_keys_without_being_imported(
     assert faults("task: my_tasks.codex") == [
         "line 1  task: no module 'my_tasks.codex'"
     ]
+
+
+VALUES = (
+    "1", "2.5", "5e-4", "abc", "true", "null", "'007'", "[1, 2]", "{x: 1, y: 2}",
+    "(1, 2)", "-5", "''", "2024-01-01", "'<k1>'", "!ref <k0>", "!ref <k1>",
+    "!ref <k2> * 2", "!ref x/<k3>", "!ref <k4[x]>", "!copy <k1>", "!copy <k2>",
+    "!new:collections.Counter", "!new:collections.Counter {a: !ref <k0>}",
+    "!name:collections.Counter {b: !ref <k3>}", "!ref <k1.total>", "!ref <k0><k1>",
+    "!apply:os.path.join [a, b]", "!applyref:os.path.join [a, !ref <k5>]",
+    "!ref <k5>-<k0>", "!ref <k5> - <k0>", "[!ref <k1>, !ref <k2>]", "!ref <k6[p]>",
+    "{p: !ref <k6>, q: {r: !ref <k3>}}", "!ref (<k0> + <k1>) * 2", "!ref <k7>",
+)  # fmt: skip
+
+
+def shared(value, path=(), seen=None) -> list:
+    """Places that hold an object seen before, and where it was seen first."""
+    seen = {} if seen is None else seen
+    if not isinstance(value, (dict, list)):
+        return []
+    if id(value) in seen:
+        return [(path, seen[id(value)])]
+    seen[id(value)] = path
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [hit for key, item in items for hit in shared(item, (*path, key), seen)]
+
+
+@hypothesis.settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(values=st.lists(st.sampled_from(VALUES), min_size=8, max_size=8))
+def test_any_recipe_is_refused_or_resolves_to_what_hyperpyyaml_builds(
+    no_lazy_modules, project, values
+):
+    hyperpyyaml = pytest.importorskip("hyperpyyaml")
+    text = "".join(f"k{i}: {value}\n" for i, value in enumerate(values))
+    name = project.write("recipes/a.yaml", text)
+    try:
+        recipe = load_recipe(name)
+    except ConfigError:
+        return
+    again = load_recipe(project.write("recipes/b.yaml", recipe.resolved_yaml))
+    stock = hyperpyyaml.load_hyperpyyaml(recipe.resolved_yaml)
+    assert (again.resolved_yaml, again.config_hash) == (
+        recipe.resolved_yaml,
+        recipe.config_hash,
+    )
+    assert shared(recipe.hparams) == shared(stock)
+    assert re.sub("0x[0-9a-f]+", "", repr(recipe.hparams)) == re.sub(
+        "0x[0-9a-f]+", "", repr(dict(stock))
+    )

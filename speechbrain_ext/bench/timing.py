@@ -3,7 +3,7 @@
 Absolute times of one process are worth little on a shared machine; the ratio of two
 calls that ran within a second of each other is worth more, and the median of many such
 ratios more still. What is counted is the process's CPU time: with one thread that is
-the wall time of an otherwise idle machine, without the moments when others had the core.
+the wall time of an idle machine, without the moments when others had the core.
 """
 
 from __future__ import annotations

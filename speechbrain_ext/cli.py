@@ -14,7 +14,10 @@ from speechbrain_ext.errors import exits_cleanly
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("speechbrain_ext.config.lint:check", "everything wrong with a recipe"),
     "doctor": ("speechbrain_ext.report.doctor:doctor", "is this training healthy?"),
-    "report": ("speechbrain_ext.report.command:report", "RESULTS.md, plots and page of an experiment"),
+    "report": (
+        "speechbrain_ext.report.command:report",
+        "RESULTS.md, plots and page of an experiment",
+    ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
     "bench": (
         "speechbrain_ext.bench.command:bench",

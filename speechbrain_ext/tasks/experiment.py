@@ -5,12 +5,18 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import logging
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from speechbrain.utils.distributed import (
+    ddp_init_group,
+    get_rank,
+    if_main_process,
+)
 
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.errors import UserError
@@ -86,6 +92,25 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def join_ranks(run_opts: dict) -> None:
+    """Join the process group under torchrun; alone, do nothing.
+
+    Arguments
+    ---------
+    run_opts : dict
+        SpeechBrain's run options; without a ``distributed_backend`` NCCL is taken
+        where there is a GPU for each rank, else gloo.
+    """
+    if get_rank() is None or torch.distributed.is_initialized():
+        return
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    backend = "nccl" if torch.cuda.device_count() >= here else "gloo"
+    run_opts.setdefault("distributed_backend", backend)
+    if run_opts["distributed_backend"] == "gloo":
+        run_opts.setdefault("device", "cpu")
+    ddp_init_group(run_opts)
+
+
 def open_experiment(recipe: Recipe, *, harmless: frozenset[str] = frozenset()) -> Path:
     """Make or continue the experiment folder of a recipe.
 
@@ -124,6 +149,8 @@ def open_experiment(recipe: Recipe, *, harmless: frozenset[str] = frozenset()) -
                 + "\nGive this run a name of its own (--tag NAME), or redo it from "
                 "nothing (--stage train --force)."
             )
+    if not if_main_process():
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     write_text(resolved, recipe.resolved_yaml)
     write_json(folder / "env.json", environment())

@@ -65,12 +65,22 @@ def lines():
     return split
 
 
-@pytest.fixture
-def no_lazy_modules(monkeypatch):
-    """Hide SpeechBrain's lazy modules from hypothesis, which looks at every module.
+def calm_lazy_modules():
+    """Give SpeechBrain's lazy modules a file name: hypothesis asks each module for it.
 
-    Looking makes them import optional packages that are not installed, and fail.
+    Asking makes them import optional packages that are not installed, and fail.
     """
-    for name, module in list(sys.modules.items()):
+    for module in list(sys.modules.values()):
         if type(module).__module__ == "speechbrain.utils.importutils":
-            monkeypatch.delitem(sys.modules, name)
+            vars(module).setdefault("__file__", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems():
+    calm_lazy_modules()
+
+
+@pytest.fixture
+def no_lazy_modules():
+    """For tests that use hypothesis."""
+    calm_lazy_modules()

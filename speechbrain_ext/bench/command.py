@@ -97,8 +97,7 @@ def as_markdown(report: dict) -> str:
         + ".",
         "",
         "Ratios are medians, with quartiles, of the ratios of each round: both ran "
-        "within the same second or two. Milliseconds depend on what else the machine "
-        "did.",
+        "within the same second or two. Times are CPU time of one thread.",
     ]
     for result in report["results"].values():
         lines += ["", f"## {result['title']}", "", result["setting"] + ".", ""]

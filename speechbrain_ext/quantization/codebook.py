@@ -39,8 +39,8 @@ class CodebookBank(nn.Module):
       absolute 2.0 redraws most of a 1024-entry codebook at every step when a batch
       has 600 frames.
 
-    Staging, `commit` and `discard` never synchronise with the host. Random choices come from torch's global generator of the
-    tensors' device.
+    Staging, `commit` and `discard` never synchronise with the host. Random choices
+    come from torch's global generator of the tensors' device.
 
     Arguments
     ---------

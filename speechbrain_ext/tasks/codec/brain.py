@@ -167,11 +167,6 @@ class CodecBrain(NaNSafeBrain):
             self._shown = (now, shown)
         return {**shown, **super().progress_items()}
 
-    def _fit_train(self, train_set, epoch, enable):
-        # A reject before the first step would otherwise divide by step 0 in the bar.
-        self._shown = (0.0, {})
-        super()._fit_train(train_set, epoch, enable)
-
     def _fit_valid(self, valid_set, epoch, enable):
         interval = self.hparams.test_interval
         if epoch % interval == 0 or epoch == self.num_epochs:
@@ -185,6 +180,8 @@ class CodecBrain(NaNSafeBrain):
             seed = generator_for(self.hparams.seed, epoch, "dropout").integers(2**31)
             seed_everything(int(seed), verbose=False)
             self.term_sums = {}
+            self._shown = (0.0, {})
+            self.modules.reconstruction.saturations.zero_()
             self.stage_started = time.monotonic()
         else:
             self.valid_snr = {kbps: [] for kbps in self.hparams.valid_kbps}
@@ -195,6 +192,9 @@ class CodecBrain(NaNSafeBrain):
         if stage == Stage.TRAIN:
             steps = max(1, self.step)
             self.train_stats = {n: float(x) / steps for n, x in self.term_sums.items()}
+            self.train_stats["recon_saturations"] = int(
+                self.modules.reconstruction.saturations
+            )
             self.train_stats["rejected"] = self.health.epoch_rejected
             self.train_stats["seconds"] = time.monotonic() - self.stage_started
             if epoch % self.hparams.test_interval and epoch != self.num_epochs:

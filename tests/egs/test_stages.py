@@ -23,7 +23,7 @@ from speechbrain_ext.stages.process import run_logged
 from speechbrain_ext.stages.record import Record, parse_options
 from speechbrain_ext.stages.settings import check_recipe
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import soundfile
 from speechbrain_ext.data.corpora.synthesis import read_sentences
 from speechbrain_ext.data.manifest import verify_manifest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "egs" / "telugu" / "local"
 
 

@@ -14,7 +14,7 @@ from speechbrain_ext.data.check import (
     write_rejected,
 )
 from speechbrain_ext.errors import WorkError
-from tests.test_audio import encode_with_av
+from tests.data.test_audio import encode_with_av
 
 NOISE = np.random.default_rng(0).uniform(-0.3, 0.3, 16000)
 

@@ -12,7 +12,7 @@ from speechbrain_ext import scaffold
 from speechbrain_ext.cli import main
 from speechbrain_ext.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENV = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CDPATH")}
 ENV["SPEECHBRAIN_EXT_PYTHON"] = sys.executable
 

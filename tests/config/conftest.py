@@ -1,4 +1,3 @@
-import sys
 import textwrap
 from pathlib import Path
 
@@ -63,24 +62,3 @@ def lines():
         return [line.strip() for line in text.splitlines()[1:]]
 
     return split
-
-
-def calm_lazy_modules():
-    """Give SpeechBrain's lazy modules a file name: hypothesis asks each module for it.
-
-    Asking makes them import optional packages that are not installed, and fail.
-    """
-    for module in list(sys.modules.values()):
-        if type(module).__module__ == "speechbrain.utils.importutils":
-            vars(module).setdefault("__file__", None)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems():
-    calm_lazy_modules()
-
-
-@pytest.fixture
-def no_lazy_modules():
-    """For tests that use hypothesis."""
-    calm_lazy_modules()

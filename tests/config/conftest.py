@@ -1,4 +1,3 @@
-import sys
 import textwrap
 from pathlib import Path
 
@@ -63,14 +62,3 @@ def lines():
         return [line.strip() for line in text.splitlines()[1:]]
 
     return split
-
-
-@pytest.fixture
-def no_lazy_modules(monkeypatch):
-    """Hide SpeechBrain's lazy modules from hypothesis, which looks at every module.
-
-    Looking makes them import optional packages that are not installed, and fail.
-    """
-    for name, module in list(sys.modules.items()):
-        if type(module).__module__ == "speechbrain.utils.importutils":
-            monkeypatch.delitem(sys.modules, name)

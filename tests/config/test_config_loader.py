@@ -520,9 +520,7 @@ def shared(value, path=(), seen=None) -> list:
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(values=st.lists(st.sampled_from(VALUES), min_size=8, max_size=8))
-def test_any_recipe_is_refused_or_resolves_to_what_hyperpyyaml_builds(
-    no_lazy_modules, project, values
-):
+def test_any_recipe_is_refused_or_resolves_to_what_hyperpyyaml_builds(project, values):
     hyperpyyaml = pytest.importorskip("hyperpyyaml")
     text = "".join(f"k{i}: {value}\n" for i, value in enumerate(values))
     name = project.write("recipes/a.yaml", text)

@@ -287,9 +287,7 @@ WORDS = st.one_of(
 @example(["--learning_rate=" + "9" * 400])
 @example(["--zz=!!int x"])
 @example(["--tag=\x00"])
-def test_no_override_ever_raises_anything_but_config_error(
-    no_lazy_modules, load, words
-):
+def test_no_override_ever_raises_anything_but_config_error(load, words):
     try:
         recipe = load(*words)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""``speechbrain-ext doctor EXP``: is this training healthy, and if not, what next?
+"""``speechbrain-ext doctor EXP``: health of a training, and the next command.
 
 The checklist that the seed document asks of every new run, read from the files of the
 experiment; needs neither the model nor the data nor torch.

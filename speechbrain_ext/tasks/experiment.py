@@ -70,7 +70,7 @@ def git_state() -> dict[str, str | bool] | None:
 
 
 def environment() -> dict:
-    """What may explain a different number: versions, processor, threads, GPU."""
+    """Gather what may explain a different number: versions, processor, threads."""
     return {
         "versions": versions(),
         "git": git_state(),
@@ -153,7 +153,7 @@ def open_experiment(recipe: Recipe, *, harmless: frozenset[str] = frozenset()) -
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     write_text(resolved, recipe.resolved_yaml)
-    write_json(folder / "env.json", environment())
+    write_json(folder / "env.json", environment() | {"run_opts": recipe.run_opts})
     _log_to(folder / "log.txt")
     logging.getLogger(__name__).info("command: %s", " ".join(sys.argv))
     return folder

@@ -210,7 +210,7 @@ def write_reconstructions(folder: Path, systems, candidates, wavs, rate) -> None
 
 
 def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
-    """What a reader must know to recompute the table."""
+    """Gather what a reader must know to recompute the table."""
     manifests = [
         recipe.hparams["train_manifest"],
         recipe.hparams["valid_manifest"],
@@ -242,7 +242,7 @@ def train_seconds(folder: Path) -> float | None:
 
 
 def own_command(folder: Path) -> str:
-    """The command that made the experiment, as its run.sh says it."""
+    """Return the command that made the experiment, as its run.sh says it."""
     script = folder / "run.sh"
     if script.exists():
         lines = script.read_text(encoding="utf-8").splitlines()
@@ -253,7 +253,7 @@ def own_command(folder: Path) -> str:
 
 
 def health(folder: Path, datadir: Path) -> dict:
-    """Counts of what went wrong on the way: files and batches."""
+    """Count what went wrong on the way: files and batches."""
     rejected = datadir / "rejected.tsv"
     files = 0
     if rejected.exists():

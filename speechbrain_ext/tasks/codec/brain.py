@@ -6,7 +6,6 @@ import logging
 import math
 import time
 
-import speechbrain
 import torch
 from speechbrain import Stage
 from speechbrain.utils.seed import seed_everything
@@ -230,7 +229,7 @@ class CodecBrain(NaNSafeBrain):
                 f"first {bad[0]}), so no checkpoint was written; the last good one is "
                 "kept.\n  Next: the same command resumes from it."
             )
-        if speechbrain.utils.distributed.if_main_process():
-            self.checkpointer.save_and_keep_only(
-                meta={"snr": snr, "epoch": epoch}, max_keys=["snr"]
-            )
+        # On all ranks: the checkpointer itself writes on one and makes others wait.
+        self.checkpointer.save_and_keep_only(
+            meta={"snr": snr, "epoch": epoch}, max_keys=["snr"]
+        )

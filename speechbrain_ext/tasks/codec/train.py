@@ -130,14 +130,15 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
 
 def announce(brain: CodecBrain, loader, hparams: dict) -> None:
     """Say what will be trained and about how long it takes."""
-    if not if_main_process():
-        return
     epochs = hparams["epoch_counter"].limit
     parameters = sum(p.numel() for p in brain.modules.codec.parameters())
     # Not by iterating the loader: that would forbid it to resume within an epoch.
     crops = itertools.islice(loader.sampler, loader.batch_size)
     batch = loader.collate_fn([loader.dataset[crop] for crop in crops])
     seconds = brain.estimate_seconds(batch) * len(loader) * epochs
+    # All ranks timed it, since a quantizer speaks to the others; one tells.
+    if not if_main_process():
+        return
     print(
         f"{type(brain.modules.codec).__name__}: {parameters:,} parameters, "
         f"{epochs} epochs of {len(loader)} steps on {brain.device}: "

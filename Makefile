@@ -17,6 +17,7 @@ setup: $(STAMP)  ## make the environment (again: a no-op)
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "speechbrain-ext needs Python >= 3.10; name one with: make PYTHON=python3.11 setup")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): some minutes, and some GB for torch"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[corpora,dev]'
 	@$(BIN)/python -m pip install --quiet --editable '.[eval]' \

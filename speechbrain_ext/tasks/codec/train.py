@@ -124,6 +124,12 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
             print(report)
         return
     if hasattr(codec, "initialize"):
+        if if_main_process():
+            print(
+                f"first weights from {len(train_set)} train files (principal "
+                "components, k-means) ...",
+                file=sys.stderr,
+            )
         waves = [torch.from_numpy(read_samples(u)) for u in train_set.values()]
         codec.initialize(waves, seed=hparams["seed"])
 
@@ -145,3 +151,11 @@ def announce(brain: CodecBrain, loader, hparams: dict) -> None:
         f"about {seconds / 60:.0f} min",
         file=sys.stderr,
     )
+    quantizer = brain.modules.codec.quantizer
+    if getattr(quantizer, "ema_target", "residual") == "quantized":
+        print(
+            "note: ema_target quantized is the seed document's rule, kept as a switch; "
+            "codebooks do not learn with it. Right: "
+            "--codec.quantizer.ema_target=residual",
+            file=sys.stderr,
+        )

@@ -39,8 +39,7 @@ lint: setup      ## ruff, shellcheck, imports
 	ruff format --check .
 	shellcheck -x $$(git ls-files '*.sh') .ci/run
 
-bench: setup     ## speed ratios against the real peers, side by side
-	python -m pip install --quiet --editable '.[bench]'
+bench: setup     ## speed ratios against the real peers; writes docs/bench.*
 	python -m speechbrain_ext bench
 
 acceptance: setup ## the long proof; writes docs/acceptance.json

@@ -267,7 +267,7 @@ class NaNSafeBrain(speechbrain.Brain):
         guard = self._guard
         self._hook_optimizers()
         accumulating = self.grad_accumulation_factor > 1
-        guard.transaction.begin(keep_gradients=accumulating)
+        guard.transaction.begin()
         guard.open, guard.judged, guard.loss = True, False, None
         steps_before = self.optimizer_step
         self.health.epoch_batches += 1

@@ -39,6 +39,9 @@ class _Guard:
         self.open = False
         self.judged = False
         self.loss: torch.Tensor | None = None
+        #: Optimizers (by id) that the last verdict allowed to step, once.
+        self.cleared: set[int] = set()
+        self.num_steps = 0
         self.hooked: set[int] = set()
         self.hooks: list[Any] = []
         self.last_report = ""
@@ -50,6 +53,8 @@ def _state_owners(brain: NaNSafeBrain) -> list[object]:
     if hasattr(brain, "hparams"):
         owners.append(brain.hparams)
     owners += [v for v in vars(brain).values() if isinstance(v, MetricStats)]
+    for optimizer in brain._optimizers().values():
+        owners += optimizer.param_groups  # a hook may have set the learning rate
     return owners
 
 
@@ -105,14 +110,24 @@ class NaNSafeBrain(speechbrain.Brain):
         checkpointer=None,
     ):
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
-        policy = (hparams or {}).get("nan_guard") or NonFinitePolicy()
+        policy = (hparams or {}).get("nan_guard")
+        if policy is None:
+            policy = NonFinitePolicy()
+        if not isinstance(policy, NonFinitePolicy):
+            raise TypeError(
+                "NaNSafeBrain: nan_guard must be a NonFinitePolicy, got "
+                f"{type(policy).__name__}; in YAML: "
+                "nan_guard: !new:speechbrain_ext.brain.NonFinitePolicy"
+            )
+        self._epoch = 0
         self._guard = _Guard(self, policy)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # Recipes override fit_batch freely; the transaction stands around whatever
-        # they wrote, and their own super().fit_batch() joins the open one.
-        if "fit_batch" in vars(cls):
+        # they wrote, and their own super().fit_batch() joins the open one. The method
+        # may also come from a mixin that stands before NaNSafeBrain.
+        if not getattr(cls.fit_batch, "is_transaction", False):
             cls.fit_batch = _transactional(cls.fit_batch)
 
     @property
@@ -199,7 +214,7 @@ class NaNSafeBrain(speechbrain.Brain):
 
     def _clip(self, optimizers, norms) -> None:
         """Clip with the norms that the verdict already has."""
-        if self._guard.policy.clip_scope == "all":
+        if self._guard.policy.clip_scope == "all" and norms:
             parameters = [
                 p
                 for optimizer in optimizers.values()
@@ -216,13 +231,14 @@ class NaNSafeBrain(speechbrain.Brain):
                 norms[name, 0],
             )
 
-    def _judge(self, optimizers) -> dict:
+    def _judge(self, optimizers, *, stepping: bool = True) -> dict:
         """Judge the open batch; unwind to its transaction if it is bad."""
         guard = self._guard
         norms = group_norms(optimizers)
         if not guard.open:  # a hook of the recipe steps outside any batch
             return norms
         guard.judged = True
+        guard.cleared = set(map(id, optimizers.values()))
         loss = guard.loss
         if loss is None:
             loss = torch.zeros((), device=self.device)
@@ -236,7 +252,7 @@ class NaNSafeBrain(speechbrain.Brain):
         if verdict.cause == "gradient" and self.scaler.is_enabled():
             # The scaler's own business: it skips the step and lowers the scale.
             if self.scaler.get_scale() > 1.0:
-                self.health.scaler_backoffs += 1
+                self.health.scaler_backoffs += stepping
                 return norms
         if not verdict.accepted:
             raise RejectedBatch(verdict)
@@ -257,8 +273,12 @@ class NaNSafeBrain(speechbrain.Brain):
             guard.hooked.add(id(optimizer))
 
             def judge_first(optimizer, args, kwargs, name=name):
-                if guard.open and not guard.judged:
+                if not guard.open:
+                    return
+                if id(optimizer) not in guard.cleared:
                     self._judge({name: optimizer})
+                guard.cleared.discard(id(optimizer))
+                guard.num_steps += 1
 
             guard.hooks.append(optimizer.register_step_pre_hook(judge_first))
 
@@ -269,6 +289,7 @@ class NaNSafeBrain(speechbrain.Brain):
         accumulating = self.grad_accumulation_factor > 1
         guard.transaction.begin()
         guard.open, guard.judged, guard.loss = True, False, None
+        guard.cleared, guard.num_steps = set(), 0
         steps_before = self.optimizer_step
         self.health.epoch_batches += 1
         try:
@@ -276,14 +297,15 @@ class NaNSafeBrain(speechbrain.Brain):
             if not guard.judged:  # a micro-batch inside an accumulation window
                 if guard.loss is None:
                     guard.loss = loss
-                self._judge(self._optimizers())
+                self._judge(self._optimizers(), stepping=False)
         except RejectedBatch as rejected:
             guard.open = False
             self._reject(batch, rejected.verdict)
             return torch.tensor(math.nan)
         finally:
             guard.open = False
-        if self.optimizer_step > steps_before or not accumulating:
+        stepped = guard.num_steps or self.optimizer_step > steps_before
+        if stepped or not accumulating:
             self._commit_statistics()
         self.health.count(rejected=False)
         return loss
@@ -300,6 +322,10 @@ class NaNSafeBrain(speechbrain.Brain):
         buffers = nonfinite_names(self.modules.named_buffers())
         before = guard.transaction.random.torch_cpu
         guard.transaction.rollback()
+        if self.scaler.is_enabled():
+            # That these gradients were unscaled is forgotten by update() alone, which
+            # would move the scale too; without it the next batch can't be unscaled.
+            self.scaler._per_optimizer_states.clear()
         module = first_bad_module(
             self.modules, lambda: self._forward_for_diagnosis(batch)
         )
@@ -373,6 +399,10 @@ class NaNSafeBrain(speechbrain.Brain):
                 f"  non-finite gradient in {len(report['gradients'])} parameters, "
                 f"first {report['gradients'][0]}"
             )
+        if self._guard.num_steps:
+            count = self._guard.num_steps
+            some = "1 optimizer step" if count == 1 else f"{count} optimizer steps"
+            lines.append(f"  the batch stepped more than once; {some} before it stays")
         if report["buffers"]:
             lines.append(f"  buffers it would have poisoned: {len(report['buffers'])}")
         if path:
@@ -389,6 +419,7 @@ def _transactional(fit_batch):
             return fit_batch(self, batch)
         return self._transact(functools.partial(fit_batch, self), batch)
 
+    wrapper.is_transaction = True
     return wrapper
 
 

@@ -215,3 +215,143 @@ def test_gradients_of_a_frozen_optimizer_survive_a_rejected_batch(place):
     ours = frozen(NaNSafeBrain, dirty, thaw_later)
     assert ours.health.rejected == (place is not None)
     assert_same_bits(everything(reference), everything(ours))
+
+
+@pytest.mark.parametrize("clip_scope", ["first", "all"])
+def test_all_optimizers_may_be_frozen(clip_scope):
+    policy = {"nan_guard": NonFinitePolicy(clip_scope=clip_scope)}
+    brain = make(NaNSafeBrain, extra=policy)
+    type(brain).freeze_optimizers = lambda self, optimizers: {}
+    brain.fit(range(1), deliver(batches(3)))
+    assert (brain.health.committed, brain.optimizer_step) == (3, 3)
+
+
+def test_a_brain_without_optimizer_runs_as_stock_does():
+    def collected(base):
+        brain = make(base)
+        brain.opt_class = None
+        brain.fit(range(1), deliver(batches(3)))
+        return brain
+
+    stock, ours = collected(speechbrain.Brain), collected(NaNSafeBrain)
+    assert ours.health.committed == 3
+    assert_same_bits(weights(stock), weights(ours))
+
+
+def test_a_learning_rate_set_before_the_batch_is_put_back():
+    def set_rate(self, batch, should_step):
+        for group in self.optimizer.param_groups:
+            group["lr"] *= 0.5
+
+    def rates(data):
+        brain = make(NaNSafeBrain)
+        type(brain).on_fit_batch_start = set_rate
+        brain.fit(range(1), deliver(data))
+        return [group["lr"] for group in brain.optimizer.param_groups]
+
+    data = batches(3)
+    assert rates(data) == rates([*data, poisoned("nan")])
+
+
+def scaled(data, *, accumulation=1):
+    """GradScaler works on CPU too; stock only never switches it on there."""
+    brain = make(NaNSafeBrain, grad_accumulation_factor=accumulation)
+    brain.scaler = torch.GradScaler("cpu", init_scale=8.0)
+    brain.fit(range(1), deliver(data))
+    return brain
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_rejected_batch_leaves_the_scaler_ready(accumulation, place):
+    data = batches(6)
+    clean = scaled(data, accumulation=accumulation)
+    dirty = [*data[:place], poisoned("nan sample"), *data[place:]]
+    ours = scaled(dirty, accumulation=accumulation)
+    assert ours.health.rejected == 1
+    assert ours.scaler.state_dict() == clean.scaler.state_dict()
+    assert_same_bits(everything(clean), everything(ours))
+
+
+def test_a_scaler_backs_off_only_when_the_buffers_are_finite():
+    def visit(module, x):
+        if x.abs().max() > 100:
+            module.kept += torch.nan
+
+    def start(module):
+        module.register_buffer("kept", torch.zeros(()))
+
+    def objectives(self, predictions, batch, stage):
+        if batch["x"].abs().max() > 100:
+            predictions.register_hook(lambda grad: grad * torch.inf)
+        return predictions.square().mean()
+
+    bad = batches(1)[0]
+    bad["x"] = bad["x"] * 1e3
+    methods = {"compute_objectives": objectives}
+    brain = build(NaNSafeBrain, Net(start, visit), methods=methods)
+    brain.scaler = torch.GradScaler("cpu", init_scale=8.0)
+    brain.fit(range(1), deliver([*batches(1), bad]))
+    assert torch.isfinite(brain.modules.net.kept)
+    assert brain.health.rejected == 1
+
+
+def test_a_backoff_inside_a_window_is_counted_once():
+    data = [*batches(1), poisoned("inf"), *batches(2)]
+    assert scaled(data, accumulation=4).health.scaler_backoffs == 1
+
+
+def test_each_optimizer_that_a_batch_steps_is_judged(caplog):
+    class Adversarial(NaNSafeBrain):
+        def init_optimizers(self):
+            self.optimizers_dict = {
+                name: torch.optim.Adam(module.parameters(), 1e-2)
+                for name, module in self.modules.items()
+            }
+
+        def fit_batch(self, batch):
+            for name, optimizer in self.optimizers_dict.items():
+                loss = self.modules[name](batch["x"]).square().mean()
+                (loss * batch.get(name, 1.0)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            return loss.detach()
+
+    brain = Adversarial(
+        {"one": nn.Linear(6, 1), "two": nn.Linear(6, 1)},
+        hparams=LIMIT,
+        run_opts={"noprogressbar": True, "device": "cpu"},
+    )
+    bad = batches(1)[0] | {"two": float("nan")}
+    brain.fit(range(1), deliver([*batches(2), bad, *batches(1)]))
+    assert brain.health.rejected == 1
+    assert all(torch.isfinite(v).all() for v in brain.modules.state_dict().values())
+    assert "1 optimizer step before it stays" in caplog.text
+
+
+def test_a_fit_batch_from_a_mixin_is_guarded():
+    class Mixin:
+        def fit_batch(self, batch):
+            loss = self.modules.net(batch["x"]).square().mean()
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            return loss.detach()
+
+    class Own(Mixin, NaNSafeBrain):
+        pass
+
+    brain = Own(
+        {"net": nn.Linear(6, 1)},
+        lambda p: torch.optim.Adam(p, 1e-2),
+        hparams=LIMIT,
+        run_opts={"noprogressbar": True, "device": "cpu"},
+    )
+    brain.fit(range(1), deliver([*batches(1), poisoned("nan sample"), *batches(1)]))
+    assert (brain.health.committed, brain.health.rejected) == (2, 1)
+    assert torch.isfinite(brain.modules.net.weight).all()
+
+
+def test_a_policy_of_the_wrong_type_is_named_at_once():
+    with pytest.raises(TypeError, match="nan_guard must be a NonFinitePolicy"):
+        make(NaNSafeBrain, extra={"nan_guard": {"max_dumps": 3}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class _Guard:
         self.open = False
         self.judged = False
         self.loss: torch.Tensor | None = None
+        self.loss_is_scaled = False
         #: Optimizers (by id) that the last verdict allowed to step, once.
         self.cleared: set[int] = set()
         self.num_steps = 0
@@ -171,7 +173,7 @@ class NaNSafeBrain(speechbrain.Brain):
 
     def _fit_train(self, train_set, epoch, enable):
         self._guard.transaction.forward_state.forget_plan()
-        self.health.start_epoch()
+        self.health.start_epoch(self.step)
         self._epoch = epoch
         with extra_progress(self.progress_items):
             super()._fit_train(train_set, epoch, enable)
@@ -190,6 +192,7 @@ class NaNSafeBrain(speechbrain.Brain):
     def check_loss_isfinite(self, loss):
         """Keep the loss for the verdict (stock counts, and steps all the same)."""
         self._guard.loss = loss.detach()
+        self._guard.loss_is_scaled = True
 
     def optimizers_step(self):
         """Take the verdict, then step as stock does: unscale, clip, step, zero."""
@@ -288,7 +291,8 @@ class NaNSafeBrain(speechbrain.Brain):
         self._hook_optimizers()
         accumulating = self.grad_accumulation_factor > 1
         guard.transaction.begin()
-        guard.open, guard.judged, guard.loss = True, False, None
+        guard.open, guard.judged = True, False
+        guard.loss, guard.loss_is_scaled = None, False
         guard.cleared, guard.num_steps = set(), 0
         steps_before = self.optimizer_step
         self.health.epoch_batches += 1
@@ -296,7 +300,7 @@ class NaNSafeBrain(speechbrain.Brain):
             loss = fit_batch(batch)
             if not guard.judged:  # a micro-batch inside an accumulation window
                 if guard.loss is None:
-                    guard.loss = loss
+                    guard.loss = loss.to(self.device)
                 self._judge(self._optimizers(), stepping=False)
         except RejectedBatch as rejected:
             guard.open = False
@@ -319,6 +323,9 @@ class NaNSafeBrain(speechbrain.Brain):
         """Gather evidence, put everything back, report, and look at the limits."""
         guard, health = self._guard, self.health
         verdict, gradients = explain_norm(verdict, self.modules)
+        if guard.loss_is_scaled:
+            loss = verdict.loss * self.grad_accumulation_factor
+            verdict = replace(verdict, loss=loss / self.scaler.get_scale())
         buffers = nonfinite_names(self.modules.named_buffers())
         before = guard.transaction.random.torch_cpu
         guard.transaction.rollback()
@@ -356,7 +363,10 @@ class NaNSafeBrain(speechbrain.Brain):
         if policy.dump_folder is not None:
             return Path(policy.dump_folder)
         if self.checkpointer is not None:
-            return Path(self.checkpointer.checkpoints_dir).parent / "debug_nan"
+            checkpoints = Path(self.checkpointer.checkpoints_dir)
+            if hasattr(self.checkpointer, "tempdir"):  # debug mode leaves nothing
+                return checkpoints / "debug_nan"
+            return checkpoints.parent / "debug_nan"
         return None
 
     def _dump(self, batch, verdict, report, random_before) -> Path | None:
@@ -375,7 +385,7 @@ class NaNSafeBrain(speechbrain.Brain):
                 random_before=random_before,
                 max_megabytes=policy.max_dump_megabytes,
             )
-        except OSError as error:  # a full disk must not end the run
+        except Exception as error:  # a full disk, or an odd batch, must not end the run
             logger.warning("the rejected batch could not be dumped: %s", error)
             return None
         health.dumps += 1

@@ -41,6 +41,8 @@ class CodecBrain(NaNSafeBrain):
     def __init__(self, modules, opt_class, hparams, run_opts=None, checkpointer=None):
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
         self.term_sums: dict[str, torch.Tensor] = {}
+        # Not self.step: an epoch that is resumed starts with its steps, but no sums.
+        self.term_count = 0
         self._shown: tuple[float, dict] = (0.0, {})
         self.train_stats: dict[str, float] = {}
         self.num_epochs = 0
@@ -89,6 +91,7 @@ class CodecBrain(NaNSafeBrain):
         for name, value in values.items():
             value = value.detach().float()
             self.term_sums[name] = self.term_sums.get(name, 0.0) + value
+        self.term_count += 1
 
     def _score(self, predictions, wav, utt_ids) -> torch.Tensor:
         """SNR in dB of every rate; a non-finite one is named and left out."""
@@ -157,7 +160,7 @@ class CodecBrain(NaNSafeBrain):
         last, shown = self._shown
         now = time.monotonic()
         if now - last >= _PROGRESS_SECONDS and self.term_sums:
-            count = max(1, self.step)
+            count = max(1, self.term_count)
             shown = {
                 name: f"{float(self.term_sums[name]) / count:.3f}"
                 for name in ("loss", "recon", "vq")
@@ -179,6 +182,7 @@ class CodecBrain(NaNSafeBrain):
             seed = generator_for(self.hparams.seed, epoch, "dropout").integers(2**31)
             seed_everything(int(seed), verbose=False)
             self.term_sums = {}
+            self.term_count = 0
             self._shown = (0.0, {})
             self.modules.reconstruction.saturations.zero_()
             self.stage_started = time.monotonic()
@@ -189,8 +193,8 @@ class CodecBrain(NaNSafeBrain):
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log the epoch; after validation, keep the best checkpoint."""
         if stage == Stage.TRAIN:
-            steps = max(1, self.step)
-            self.train_stats = {n: float(x) / steps for n, x in self.term_sums.items()}
+            count = max(1, self.term_count)
+            self.train_stats = {n: float(x) / count for n, x in self.term_sums.items()}
             self.train_stats["recon_saturations"] = int(
                 self.modules.reconstruction.saturations
             )
@@ -206,14 +210,14 @@ class CodecBrain(NaNSafeBrain):
             }
             snr = sum(stats.values()) / len(stats)
             self._log(epoch, {"snr": snr, **stats, "nonfinite": self.valid_rejected})
-            self._save(epoch, snr if math.isfinite(snr) else -math.inf)
+            self._save_checkpoint(epoch, snr if math.isfinite(snr) else -math.inf)
 
     def _log(self, epoch, valid_stats) -> None:
         meta = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
         for train_logger in self.hparams.train_loggers:
             train_logger.log_stats(meta, self.train_stats, valid_stats)
 
-    def _save(self, epoch: int, snr: float) -> None:
+    def _save_checkpoint(self, epoch: int, snr: float) -> None:
         """Write a checkpoint, but never one whose state is not finite."""
         moments = (
             (f"optimizer.{i}.{name}", value)

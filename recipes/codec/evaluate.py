@@ -13,7 +13,11 @@ from speechbrain_ext.tasks.codec.evaluate import evaluate
 @click.option("--test_manifest", required=True, type=click.Path())
 @click.option("--kbps", help="Bitrates such as 4,8,16; default: the recipe's.")
 @click.option("--device", help="Default: a GPU if there is one.")
-@click.option("--nj", type=int, help="Processes that measure; default: all cores.")
+@click.option(
+    "--nj",
+    type=click.IntRange(min=1),
+    help="Processes that measure; default: all cores.",
+)
 def command(experiment, test_manifest, kbps, device, nj):
     """Score the best checkpoint of EXPERIMENT on the test files, beside Opus."""
     try:

@@ -92,6 +92,23 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def check_device(device: str) -> None:
+    """Find out whether tensors can be made on a device.
+
+    Raises
+    ------
+    UserError
+        If not; the message holds torch's reason.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--device={device} can't be used: {reason}\n  Next: --device=cpu"
+        ) from error
+
+
 def join_ranks(run_opts: dict) -> None:
     """Join the process group under torchrun; alone, do nothing.
 

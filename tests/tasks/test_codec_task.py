@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from speechbrain_ext.files import sha256_file
 from speechbrain_ext.report.doctor import examine
 from speechbrain_ext.report.results import read_results
 from speechbrain_ext.report.train_log import read_train_log
+from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.evaluate import evaluate
 from speechbrain_ext.tasks.codec.train import train
 
@@ -150,6 +152,68 @@ def test_a_nan_file_is_named_and_the_run_goes_on(data, tmp_path, monkeypatch, ca
     assert texts == [f"batches rejected: {brain.health.rejected}"]
 
 
+def test_settings_that_cannot_train_are_told_together(data, tmp_path):
+    wrong = {
+        "crop_seconds": 0.0,
+        "crops_per_epoch": 3,
+        "num_workers": -1,
+        "test_interval": 0,
+        "valid_kbps": [],
+        "number_of_epochs": 0,
+        "precision": "fp16",
+        "device": "cpu",
+    }
+    with pytest.raises(UserError) as caught:
+        train(recipe(data, tmp_path / "exp", **wrong))
+    for name in wrong.keys() - {"device"}:
+        assert f"{name}" in str(caught.value)
+    assert "must be >= batch_size (4), got 3" in str(caught.value)
+    assert not (tmp_path / "exp" / "hyperparams.yaml").exists()
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_a_message(data, trained, tmp_path, device):
+    with pytest.raises(UserError, match=f"--device={device}"):
+        train(recipe(data, tmp_path / "exp", device=device))
+    with pytest.raises(UserError, match=f"--device={device}"):
+        evaluate(trained[0], data / "test.json", device=device)
+
+
+def test_means_of_a_resumed_epoch_are_those_of_the_batches_seen(
+    data, tmp_path, monkeypatch
+):
+    settings = {
+        "crops_per_epoch": 16,
+        "number_of_epochs": 1,
+        "ckpt_interval_minutes": 0,
+        "ckpt_interval_steps": 3,
+    }
+    crops = loader.CropDataset.__getitem__
+    seen = []
+
+    def interrupted(self, crop):
+        seen.append(crop)
+        if len(seen) == 4 + 13:  # the estimate, then three batches of four
+            raise KeyboardInterrupt
+        return crops(self, crop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader.CropDataset, "__getitem__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(data, tmp_path / "exp", **settings))
+    losses = []
+    remember = CodecBrain._remember
+
+    def remembered(self, values):
+        losses.append(float(values["loss"]))
+        remember(self, values)
+
+    monkeypatch.setattr(CodecBrain, "_remember", remembered)
+    brain = train(recipe(data, tmp_path / "exp", **settings))
+    assert brain.health.committed == 1
+    assert brain.train_stats["loss"] == pytest.approx(losses[-1])
+
+
 def test_other_settings_in_the_same_folder_are_refused_with_the_difference(
     data, trained
 ):
@@ -210,6 +274,17 @@ def test_results_hold_our_rates_beside_opus_and_can_be_read_back(data, trained):
 def test_a_rate_the_codec_does_not_have_is_a_message(data, trained, kbps, message):
     with pytest.raises(UserError, match=message):
         evaluate(trained[0], data / "test.json", kbps=kbps)
+
+
+def test_a_damaged_checkpoint_is_a_message(data, trained, tmp_path):
+    folder = tmp_path / "exp"
+    shutil.copytree(trained[0], folder)
+    text = (folder / "hyperparams.yaml").read_text()
+    (folder / "hyperparams.yaml").write_text(text.replace(str(trained[0]), str(folder)))
+    for weights in (folder / "save").glob("CKPT*/codec.ckpt"):
+        weights.write_bytes(b"no pickle")
+    with pytest.raises(UserError, match="damaged"):
+        evaluate(folder, data / "test.json")
 
 
 def test_evaluating_what_was_never_trained_names_the_next_command(data, tmp_path):

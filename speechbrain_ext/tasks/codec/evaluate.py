@@ -6,7 +6,9 @@ import concurrent.futures
 import datetime
 import multiprocessing
 import os
+import pickle
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
 from speechbrain_ext.tasks.codec.rates import quantizers_of
 from speechbrain_ext.tasks.codec.train import manifest_at
-from speechbrain_ext.tasks.experiment import environment
+from speechbrain_ext.tasks.experiment import check_device, environment
 
 
 def evaluate(
@@ -61,7 +63,8 @@ def evaluate(
     Raises
     ------
     UserError
-        If there is no trained codec, or a bitrate is not one of its own.
+        If there is no trained codec, a bitrate is not one of its own, or the device
+        is not there.
     ManifestError
         If the manifest or one of its files is missing or changed.
     """
@@ -77,6 +80,7 @@ def evaluate(
     sample_rate = hparams["sample_rate"]
     utterances = manifest_at(str(test_manifest), sample_rate)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     codec = hparams["modules"]["codec"].to(device).eval()
     meta = load_best(codec, Path(hparams["save_folder"]))
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
@@ -133,7 +137,13 @@ def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:
         )
     try:
         found = checkpointer.recover_if_possible(max_key="snr")
-    except (RuntimeError, KeyError, EOFError, OSError) as error:
+    except (
+        RuntimeError,
+        KeyError,
+        EOFError,
+        OSError,
+        pickle.UnpicklingError,
+    ) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise UserError(
             f"evaluate: the checkpoint in {save_folder} does not fit its recipe, or is "
@@ -166,13 +176,19 @@ def measure(candidates, wavs, sample_rate, jobs, advance) -> list[dict]:
     with concurrent.futures.ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn")
     ) as pool:
-        pending = [
-            [
-                pool.submit(score_pair, wav, estimate, sample_rate)
-                for wav, estimate in zip(wavs.values(), estimates, strict=True)
+        # Ctrl-C reaches all processes of the terminal; those that are started here
+        # inherit that it is blocked, and leave the answer to this one.
+        open_signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            pending = [
+                [
+                    pool.submit(score_pair, wav, estimate, sample_rate)
+                    for wav, estimate in zip(wavs.values(), estimates, strict=True)
+                ]
+                for *_, estimates in candidates
             ]
-            for *_, estimates in candidates
-        ]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, open_signals)
         try:
             for (name, kbps, kind, _), futures in zip(candidates, pending, strict=True):
                 files = []

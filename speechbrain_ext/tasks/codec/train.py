@@ -12,9 +12,14 @@ from speechbrain.utils.distributed import get_rank, if_main_process
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.loader import crop_loader, read_samples, utterance_loader
 from speechbrain_ext.data.manifest import ManifestError, verify_manifest
+from speechbrain_ext.errors import UserError
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.rates import quantizers_of
-from speechbrain_ext.tasks.experiment import join_ranks, open_experiment
+from speechbrain_ext.tasks.experiment import (
+    check_device,
+    join_ranks,
+    open_experiment,
+)
 from speechbrain_ext.tasks.initialize import load_initial_weights
 from speechbrain_ext.tasks.loggers import optional_loggers
 
@@ -55,11 +60,13 @@ def train(recipe: Recipe) -> CodecBrain:
     ManifestError
         If a manifest or one of its files is missing or changed.
     UserError
-        If the experiment folder holds checkpoints of other settings.
+        If a setting is out of its range, the device is not there, or the experiment
+        folder holds checkpoints of other settings.
     DivergenceError
         If too many batches were rejected.
     """
     hparams = recipe.hparams
+    check_settings(hparams, recipe.run_opts)
     join_ranks(recipe.run_opts)
     train_set = manifest_at(hparams["train_manifest"], hparams["sample_rate"])
     valid_set = manifest_at(hparams["valid_manifest"], hparams["sample_rate"])
@@ -99,6 +106,43 @@ def train(recipe: Recipe) -> CodecBrain:
         utterance_loader(valid_set, hparams["num_workers"]),
     )
     return brain
+
+
+def check_settings(hparams: dict, run_opts: dict) -> None:
+    """Refuse values of the right type with which no epoch could be trained.
+
+    Raises
+    ------
+    UserError
+        Naming all of them.
+    """
+    crops = int(os.environ.get("WORLD_SIZE", 1)) * hparams["batch_size"]
+    at_least = {
+        "batch_size": (hparams["batch_size"], 1, ""),
+        "crops_per_epoch": (hparams["crops_per_epoch"], crops, "batch_size "),
+        "num_workers": (hparams["num_workers"], 0, ""),
+        "test_interval": (hparams["test_interval"], 1, ""),
+        "number_of_epochs": (hparams["epoch_counter"].limit, 1, ""),
+    }
+    faults = [
+        f"{name} must be >= {why}{f'({limit})' if why else limit}, got {value}"
+        for name, (value, limit, why) in at_least.items()
+        if value < limit
+    ]
+    if hparams["crop_seconds"] * hparams["sample_rate"] < 1:
+        faults.append(f"crop_seconds must be > 0, got {hparams['crop_seconds']}")
+    for name in ("valid_kbps", "eval_kbps"):
+        if not hparams[name]:
+            faults.append(f"{name} must name at least one bitrate, got []")
+    device = run_opts.get("device")
+    if device is not None:
+        check_device(device)
+    on_cpu = not torch.cuda.is_available() if device is None else device == "cpu"
+    for name in ("precision", "eval_precision"):
+        if on_cpu and run_opts.get(name, hparams.get(name)) == "fp16":
+            faults.append(f"{name} fp16 needs a GPU; on a CPU: --{name}=bf16 or fp32")
+    if faults:
+        raise UserError("train:\n  " + "\n  ".join(faults))
 
 
 def manifest_at(path: str, sample_rate: int) -> dict:

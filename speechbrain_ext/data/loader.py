@@ -11,9 +11,16 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import SaveableDataLoader
 from torch.utils.data import Dataset, Sampler
 
-from speechbrain_ext.data.audio import AudioError
-from speechbrain_ext.data.manifest import Utterance
+from speechbrain_ext.data.manifest import ManifestError, Utterance
 from speechbrain_ext.data.sampler import Crop, CropSampler
+
+
+class LostAudioError(ManifestError):
+    """A file that was there when the manifest was verified can't be read any more."""
+
+    def __init__(self, message: str):
+        # A loader process hands over its traceback; the message stands at its end.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 class CropDataset(Dataset):
@@ -30,7 +37,7 @@ class CropDataset(Dataset):
 
     Raises
     ------
-    AudioError
+    LostAudioError
         If a file can't be read any more; the message names utterance and file.
     """
 
@@ -72,7 +79,7 @@ def read_samples(utterance: Utterance, start: int = 0, count: int = -1) -> np.nd
             utterance.wav, frames=count, start=start, dtype="float32"
         )
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(
+        raise LostAudioError(
             f"{utterance.utt_id}: {utterance.wav} can't be read any more ({error}); "
             "prepare the data again: ./run.sh --stage prepare --force"
         ) from error

@@ -10,6 +10,7 @@ from torch import nn
 from speechbrain_ext.models.codec import CodecResult, NestedRates
 from speechbrain_ext.models.convnext import ConvNeXtStack
 from speechbrain_ext.models.mdct import MDCT
+from speechbrain_ext.quantization import AdaptiveResidualVectorQuantizer
 
 
 class TransformCodec(NestedRates, nn.Module):
@@ -160,7 +161,8 @@ class TransformCodec(NestedRates, nn.Module):
         CodecResult
             ``wav`` is [batch, time], float32.
         """
-        rvq = self.quantizer(self.analyze(wav, lengths), num_quantizers)
+        latents = self.analyze(wav, lengths)
+        rvq = self.quantizer(latents, num_quantizers, **self._num_frames(lengths))
         length = wav.shape[1] if lengths is None else lengths
         decoded = self.synthesize(rvq.quantized, length)
         missing = wav.shape[1] - decoded.shape[1]
@@ -191,7 +193,8 @@ class TransformCodec(NestedRates, nn.Module):
             ``num_frames = ceil(time / hop_samples) + 1``.
         """
         number = self.kbps_to_quantizers(kbps)
-        return self.quantizer.encode(self.analyze(wav, lengths), number)
+        latents = self.analyze(wav, lengths)
+        return self.quantizer.encode(latents, number, **self._num_frames(lengths))
 
     @torch.no_grad()
     def decode(
@@ -212,7 +215,9 @@ class TransformCodec(NestedRates, nn.Module):
         torch.Tensor
             float32, [batch, length].
         """
-        return self.synthesize(self.quantizer.decode(codes), length)
+        lengths = length if isinstance(length, torch.Tensor) else None
+        latents = self.quantizer.decode(codes, **self._num_frames(lengths))
+        return self.synthesize(latents, length)
 
     @torch.no_grad()
     def initialize(
@@ -293,6 +298,14 @@ class TransformCodec(NestedRates, nn.Module):
         generator = torch.Generator().manual_seed(seed)
         keep = torch.randperm(frames.shape[0], generator=generator)[:max_frames]
         return frames[keep.sort().values.to(device)]
+
+    def _num_frames(self, lengths: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Frames of each item, for a quantizer that looks beyond a single frame."""
+        if lengths is None or not isinstance(
+            self.quantizer, AdaptiveResidualVectorQuantizer
+        ):
+            return {}
+        return {"num_frames": -(-lengths // self.hop_samples) + 1}
 
     def _frame_mask(self, lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
         """1.0 in the frames of each item, [batch, num_frames, 1]."""

@@ -148,6 +148,10 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
         self.register_buffer("first_priority", first)
         # energy[group, opening code]: of a cell before anything is coded, as priority.
         self.register_buffer("energy", torch.zeros_like(first))
+        # Mean square per dimension that is left: where nothing was sent, by group and
+        # opening code; after a stage, by the code of that stage.
+        self.register_buffer("unsent_error", torch.zeros(num_groups, codebook_size))
+        self.register_buffer("stage_error", torch.zeros(*table.shape))
         self._forbid_below_last_stage()
 
     @property
@@ -191,22 +195,23 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
         Returns
         -------
         RVQResult
-            ``codes`` are slots, see the class; slots of padding hold 0.
+            ``codes`` are slots, see the class; slots of padding hold 0. Metrics of
+            the stages (group after group), and ``expected_error`` as in
+            `decode_with_error`.
         """
         rows = self._num_rows(num_quantizers)
         with torch.autocast(latents.device.type, enabled=False):
             frames = latents.float()
             inner = self.stages(frames)
             plan = self._plan(inner.codes, rows, num_frames, slots=None)
-            with torch.no_grad():
-                quantized = self._sum_vectors(plan, latents.shape[1])
-            error = (frames - quantized).square().mean()
-            loss = self.commitment_weight * error
+            quantized, left = self._reconstruct(plan, latents.shape[1])
+            loss = self.commitment_weight * (frames - quantized).square().mean()
             _, scale = bound(loss.detach(), self.commitment_limit)
             # Straight through, exact in value; NaN where a frame is not finite.
             quantized = quantized + (frames - frames.detach())
+        metrics = inner.metrics | {"expected_error": left}
         return RVQResult(
-            quantized.to(latents.dtype), plan.codes, loss * scale, inner.metrics
+            quantized.to(latents.dtype), plan.codes, loss * scale, metrics
         )
 
     @torch.no_grad()
@@ -226,7 +231,14 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
     def decode(
         self, codes: torch.Tensor, num_frames: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Sum of the code vectors.
+        """Sum of the code vectors, [batch, time, dim]; see `decode_with_error`."""
+        return self.decode_with_error(codes, num_frames)[0]
+
+    @torch.no_grad()
+    def decode_with_error(
+        self, codes: torch.Tensor, num_frames: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the code vectors, and how far off it is likely to be.
 
         Arguments
         ---------
@@ -237,8 +249,11 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
 
         Returns
         -------
-        torch.Tensor
+        quantized : torch.Tensor
             [batch, time, dim], float32.
+        error : torch.Tensor
+            Mean square error per dimension that training frames with these codes had,
+            [batch, time, num_groups]. All zero before `initialize`.
 
         Raises
         ------
@@ -258,7 +273,7 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
                 f"{self.codebook_size - 1}]; they come from another codec"
             )
         plan = self._plan(None, codes.shape[1], num_frames, slots=codes.long())
-        return self._sum_vectors(plan, codes.shape[2])
+        return self._reconstruct(plan, codes.shape[2])
 
     @torch.no_grad()
     def initialize(
@@ -285,12 +300,16 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
             start += size
             table = self._mean_by_code(rest.square().sum(1), opening)
             self.energy[group] = self._as_priority(table)
+            self.unsent_error[group] = table / size
             for level in range(self.depth):
                 stage = group * self.depth + level
                 before = rest.square().sum(1)
                 book = self.stages.bank.book(stage, size)
                 rest = rest - book.index_select(0, codes[stage])
-                removed = before - rest.square().sum(1)
+                left = rest.square().sum(1)
+                removed = before - left
+                table = self._mean_by_code(left, codes[stage])
+                self.stage_error[stage] = table / size
                 if level:
                     table = self._mean_by_code(removed, codes[stage - 1])
                     self.priority[stage - 1] = self._as_priority(table)
@@ -412,27 +431,40 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
         opened = torch.cat([first, opened], dim=2).flatten(1)
         return torch.cat([opened, priority[:, cells:]], 1), allowance
 
-    def _sum_vectors(self, plan: _Plan, time: int) -> torch.Tensor:
-        """Add up the vectors that were sent, [batch, time, dim]."""
+    def _reconstruct(
+        self, plan: _Plan, time: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add up the vectors that were sent and look up what they leave over.
+
+        Returns
+        -------
+        quantized : torch.Tensor
+            [batch, time, dim].
+        error : torch.Tensor
+            Expected mean square error per dimension, [batch, time, num_groups].
+        """
         batch = plan.codes.shape[0]
         stages = self.num_groups * self.depth
-        flat = plan.stage * (time + 1) + plan.frame
-        flat = flat.flatten(1)
-        size = stages * (time + 1)
-        codes = flat.new_zeros(batch, size).scatter(1, flat, plan.codes.flatten(1))
-        sent = torch.zeros(batch, size, device=flat.device)
-        sent = sent.scatter(1, flat, 1.0)
+        flat = (plan.stage * (time + 1) + plan.frame).flatten(1)
+        # -1: never sent. Slots that refine nothing write to the column beyond time.
+        codes = flat.new_full((batch, stages * (time + 1)), -1)
+        codes = codes.scatter(1, flat, plan.codes.flatten(1))
         codes = codes.view(batch, stages, time + 1)[..., :time]
-        sent = sent.view(batch, stages, time + 1)[..., :time]
-        parts = []
+        opening = codes[:, 0].clamp(min=0)
+        parts, errors = [], []
         for group, width in enumerate(self.group_sizes):
-            total = torch.zeros(batch * time, width, device=flat.device)
+            total = self.stage_error.new_zeros(batch * time, width)
+            error = self.unsent_error[group][opening]
             for stage in range(group * self.depth, (group + 1) * self.depth):
+                sent = codes[:, stage] >= 0
+                found = codes[:, stage].clamp(min=0)
                 book = self.stages.bank.book(stage, width)
-                vectors = book.index_select(0, codes[:, stage].flatten())
-                total.addcmul_(vectors, sent[:, stage].reshape(-1, 1))
+                vectors = book.index_select(0, found.flatten())
+                total.addcmul_(vectors, sent.to(total).reshape(-1, 1))
+                error = torch.where(sent, self.stage_error[stage][found], error)
             parts.append(total.view(batch, time, width))
-        return torch.cat(parts, dim=2)
+            errors.append(error)
+        return torch.cat(parts, dim=2), torch.stack(errors, dim=2)
 
     def _num_rows(self, requested: int | None) -> int:
         if requested is not None:

@@ -1,4 +1,4 @@
-"""SEANetCodec: convolutions on the waveform, for a GPU and hours rather than minutes."""
+"""SEANetCodec: convolutions on the waveform; needs a GPU and hours, not minutes."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(abspath $(BIN)):$(PATH)
+export SPEECHBRAIN_EXT_PYTHON := $(abspath $(BIN))/python
 
 .PHONY: help setup demo test smoke lint bench acceptance clean
 
@@ -11,15 +12,17 @@ help:            ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP)  ## make the environment (again: a no-op)
+	@echo "$(VENV) is ready"
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "speechbrain-ext needs Python >= 3.10; name one with: make PYTHON=python3.11 setup")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): some minutes, and some GB for torch"
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --editable '.[corpora,dev]'
-	$(BIN)/python -m pip install --quiet '.[eval]' --no-build-isolation 2>/dev/null \
-	  || $(BIN)/python -m pip install --quiet pesq \
-	  || echo "PESQ could not be built: it needs gcc and the Python headers; PESQ will be shown as not measured"
+	$(BIN)/python -m pip install --quiet --editable '.[corpora,dev]'
+	@$(BIN)/python -m pip install --quiet --editable '.[eval]' \
+	  || echo "PESQ could not be built: it needs gcc and the Python headers;" \
+	          "the run goes on and shows it as not measured"
 	@touch $@
 
 demo: setup      ## train and score the codec on the embedded corpus

@@ -41,8 +41,9 @@ fail() { # a mistake of the user: every argument is a line; exit 2
 
 about() { about_text=$1; }
 
-# TYPE: text:X path:X int:X (>= 0) count:X (>= 1) flag list:X choice:a|b|c, where X is
-# how help shows the value. A list fills the array of its name; the others ${opt[NAME]}.
+# TYPE: text:X path:X int:X (>= 0) count:X (>= 1) number:X (>= 0) flag list:X
+# choice:a|b|c yaml:X (a name, or a path that ends in .yaml), where X is how help shows
+# the value. A list, of yaml too, fills the array of its name, the others ${opt[NAME]}.
 option() {
   [[ -n ${option_type[$1]-} ]] || option_names+=("$1")
   option_type[$1]=$2 option_default[$1]=$3 option_help[$1]=$4 opt[$1]=$3
@@ -57,8 +58,8 @@ common_options() { # those of every recipe; a run.sh may declare one again to ch
   option stop_stage "text:N|NAME" "" "last stage (default: the last)"
   option force flag false "redo finished stages; earlier checkpoints are set aside"
   option dry_run flag false "only say which stages would run, why, and their commands"
-  option tag text:NAME "" "name of the experiment (default: <recipe>_<corpus>)"
-  option recipe "text:TASK/NAME" "" "recipes/TASK/NAME.yaml, or a path to a YAML file"
+  option tag text:NAME "" "the experiment; it remembers its corpus (default: <recipe>_<corpus>)"
+  option recipe "yaml:TASK/NAME" "" "recipes/TASK/NAME.yaml, or a path to a YAML file"
   option preset list:NAME "" "hparams/presets/NAME.yaml on top of it; repeatable"
   option corpus text:NAME "" "where the speech comes from"
   option data_folder path:DIR "" "folder with your recordings, or with the corpus"
@@ -66,7 +67,7 @@ common_options() { # those of every recipe; a run.sh may declare one again to ch
   option expdir path:DIR "" "folder of the experiment (default: exp/<tag>)"
   option ngpu int:N "" "GPUs; 0: none, 2 and more: torchrun (default: one if there)"
   option nj count:N "$(nproc 2>/dev/null || echo 1)" "parallel jobs of data preparation"
-  option python text:PATH "" "interpreter (default: see README)"
+  option python text:PATH "" "interpreter (default: the active environment, .venv, python3)"
   option help flag false "this text"
 }
 
@@ -147,16 +148,24 @@ set_option() {
       value=$((10#$value))
       [[ $type != count:* || $value -ge 1 ]] || fail "--$name must be at least 1"
       ;;
+    number:*)
+      [[ $value =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--$name needs a number, not '$value'"
+      ;;
     choice:*)
       [[ "|${type#choice:}|" == *"|$value|"* ]] ||
         fail "--$name '$value': no such $name$(nearest "$value" "" "${type#choice:}")" \
           "  known: ${type#choice:}"
       ;;
     path:*) value=$(absolute "$value") ;;
+    yaml:* | list:*)
+      if [[ $value == *.yaml || $value == *.yml ]]; then value=$(absolute "$value"); fi
+      ;;
   esac
+  if [[ $name == python && $value == */* ]]; then value=$(absolute "$value"); fi
   given[$name]=1
   case $type in
     list:*) printf -v "${name}[${#arguments[@]}]" '%s' "$value" ;;
+    path:*) opt[$name]=${value#"$PWD"/} ;; # one name for what lies in this folder
     *) opt[$name]=$value ;;
   esac
   case $name in
@@ -231,7 +240,6 @@ engine() { PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} "$python" -m speechbr
 find_python() {
   local candidate wish=${opt[python]-}
   [[ -z $python ]] || return 0
-  if [[ $wish == */* ]]; then wish=$(absolute "$wish"); fi
   wish=${wish:-${SPEECHBRAIN_EXT_PYTHON-}}
   if [[ -n $wish ]]; then
     python=$(command -v -- "$wish") && return
@@ -239,7 +247,8 @@ find_python() {
     [[ -z ${1-} ]] && fail "no such interpreter: $wish"
     return 1
   fi
-  for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$checkout/.venv/bin/python" python3; do
+  for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" \
+    "${CONDA_PREFIX:+$CONDA_PREFIX/bin/python}" "$checkout/.venv/bin/python" python3; do
     python=$(command -v -- "$candidate") || continue
     if engine environment >/dev/null 2>&1; then return 0; fi
   done
@@ -266,7 +275,7 @@ yaml_names() { # the YAML files of a folder and of its folders, by name
 find_recipe() { # --recipe -> recipe_yaml, recipe_name
   local wish=${opt[recipe]} known
   case $wish in
-    *.yaml | *.yml) recipe_yaml=$(absolute "$wish") ;;
+    *.yaml | *.yml) recipe_yaml=$wish ;;
     *) recipe_yaml=$root/recipes/$wish.yaml ;;
   esac
   if [[ ! -f $recipe_yaml ]]; then
@@ -277,16 +286,19 @@ find_recipe() { # --recipe -> recipe_yaml, recipe_name
   recipe_name=${recipe_name%.y*ml}
 }
 
-find_presets() { # --preset NAME... -> preset_files
+find_presets() { # --preset NAME|FILE ... -> presets, as the training scripts take them
   local name file known
-  preset_files=()
+  presets=()
   for name in "$@"; do
-    file=$root/hparams/presets/$name.yaml
+    case $name in
+      *.yaml | *.yml) file=$name ;;
+      *) name=${name//-/_} file=$root/hparams/presets/${name//-/_}.yaml ;;
+    esac
     if [[ ! -f $file ]]; then
       known=$(yaml_names "$root/hparams/presets")
       fail "--preset $name: no file $file$(nearest "$name" "" "$known")" "  known: $known"
     fi
-    preset_files+=("$file")
+    presets+=("--preset=$name")
   done
 }
 
@@ -297,18 +309,19 @@ check_tag() {
 }
 
 # recall FOLDER NAME...: take these options from the last run of the experiment in
-# FOLDER, if none of them is given now: --tag mine --stage train means mine's corpus.
+# FOLDER, unless one of them is given now: --tag mine --stage train means mine's corpus.
 recall() {
   local folder=$1 line name taken=()
-  [[ -r $folder/.stages/settings ]] || return 0
   shift
   for name in "$@"; do
     if is_given "$name"; then return 0; fi
   done
+  [[ -r $folder/.stages/settings ]] || return 0
   while IFS= read -r line; do
     for name in "$@"; do
-      if [[ $line == "$name="?* && ${line#*=} != "${opt[$name]}" ]]; then
-        opt[$name]=${line#*=} taken+=("--$line")
+      if [[ $line == "$name="?* ]]; then
+        if [[ ${line#*=} != "${opt[$name]}" ]]; then taken+=("--$line"); fi
+        opt[$name]=${line#*=} given[$name]=1
       fi
     done
   done <"$folder/.stages/settings"
@@ -322,7 +335,7 @@ tell() { plan+=("$1" "$(($# - 1))" "${@:2}"); }
 lives_in() { tell home "$1"; }              # the folder its outputs belong to
 needs() { tell needs "$@"; }                # inputs, compared by content
 watches() { tell watches "$@"; }            # large inputs, compared by name, size, time
-needs_recipe() { tell recipe "$@"; }        # YAML files with all they include
+needs_recipe() { tell recipe "$@"; }        # RECIPE.yaml, presets, overrides: by value
 makes() { tell makes "$@"; }                # outputs
 restarts() { tell restarts "$@"; }          # outputs it resumes from, set aside on a redo
 extends() { tell extends "$@"; }            # options that go on from the finished state
@@ -341,14 +354,16 @@ runs_on_gpus() { # the same under torchrun, if --ngpu asks for several
   tell command "$@"
 }
 
-# go EXPDIR [SETTING...]: hand the plan over; what was said of the whole with
-# tell (check, show, look) goes along. exec: signals shall reach the engine itself.
+# go EXPDIR [NAME...]: hand the plan over, with what was told of the whole (check, show,
+# look) and the options to be recalled. exec: signals shall reach the engine itself.
 go() {
-  local i whole=("${plan[@]+"${plan[@]}"}")
+  local i name whole=("${plan[@]+"${plan[@]}"}")
   plan=()
   tell script "$started_as"
   tell experiment "$1"
-  tell settings "${@:2}"
+  for name in "${@:2}"; do
+    if is_given "$name"; then tell settings "$name=${opt[$name]}"; fi
+  done
   tell first "${opt[stage]}"
   tell last "${opt[stop_stage]}"
   tell force "${opt[force]}"

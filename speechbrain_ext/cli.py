@@ -12,7 +12,17 @@ from speechbrain_ext.errors import exits_cleanly
 
 #: command name -> ("module:attribute", one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "check": ("speechbrain_ext.config.lint:check", "everything wrong with a recipe"),
+    "doctor": ("speechbrain_ext.report.doctor:doctor", "is this training healthy?"),
+    "report": (
+        "speechbrain_ext.report.command:report",
+        "RESULTS.md, plots and page of an experiment",
+    ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
+    "bench": (
+        "speechbrain_ext.bench.command:bench",
+        "speed against the real packages, side by side",
+    ),
 }
 
 
@@ -43,10 +53,20 @@ def cli() -> None:
 
 
 @exits_cleanly
-def run(argv: list[str]) -> int:
-    """Run one command and return its exit code (0, 1, 2 or 130)."""
+def run(command: click.Command, argv: list[str], name: str) -> int:
+    """Run a click command and return its exit code (0, 1, 2 or 130).
+
+    Arguments
+    ---------
+    command : click.Command
+        One of our commands, or a script's.
+    argv : list[str]
+        Without the program's name.
+    name : str
+        The program's name in messages.
+    """
     try:
-        return cli(args=argv, prog_name="speechbrain-ext", standalone_mode=False) or 0
+        return command(args=argv, prog_name=name, standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -56,4 +76,4 @@ def run(argv: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(cli, sys.argv[1:], "speechbrain-ext"))

@@ -16,16 +16,26 @@ stage 3 evaluate "score it on the test files, beside Opus"
 stage 5 report   "results table, plots, report.html"
 
 common_options
-option recipe "text:TASK/NAME" codec/transform "recipes/TASK/NAME.yaml, or a path to a YAML file"
+option recipe "yaml:TASK/NAME" codec/transform "recipes/TASK/NAME.yaml, or a path to a YAML file"
 option corpus "choice:espeak|festival|openslr66|commonvoice|folder" espeak \
   "where the speech comes from; folder if only --data_folder is given"
+option num_train count:N "" "training utterances (default: 33 if spoken, else what remains)"
+option num_valid count:N "" "validation utterances"
+option num_test count:N "" "test utterances"
+option split_by "choice:auto|speaker|utterance" auto "what is kept apart in the splits"
+option split_seed int:N 1 "draws the splits"
+option speaker_from_folder flag false "corpus folder: the first sub-folder names the speaker"
+option max_rejected number:PART 0.2 "stop if a larger part of the files is unusable"
+option init_from path:CKPT "" "weights to start from: a file, a save/ or an experiment"
 
 preset=()
 parse "$@"
 log "$0$( (($#)) && printf ' %q' "$@")"
 find_python
 
-# An experiment that is named has its recipe and its speech from the last run.
+# An experiment that is named has its recipe and its speech from its last run.
+source_names=(corpus data_folder datadir)
+split_names=(num_train num_valid num_test split_by split_seed speaker_from_folder max_rejected)
 if is_given expdir; then
   expdir=${opt[expdir]}
 elif is_given tag; then
@@ -34,54 +44,74 @@ elif is_given tag; then
 fi
 if [[ -n ${expdir-} ]]; then
   recall "$expdir" recipe
-  recall "$expdir" corpus data_folder datadir
+  recall "$expdir" "${source_names[@]}" "${split_names[@]}"
 fi
 if is_given data_folder && ! is_given corpus; then opt[corpus]=folder; fi
-find_recipe
-find_presets "${preset[@]+"${preset[@]}"}"
+find_recipe                                       # -> recipe_yaml, recipe_name
+find_presets "${preset[@]+"${preset[@]}"}"        # -> presets
 corpus=${opt[corpus]}
 tag=${opt[tag]:-${recipe_name}_$corpus}
 expdir=${expdir:-exp/$tag}
-recall "$expdir" data_folder datadir
+if ! is_given data_folder; then recall "$expdir" data_folder; fi
 data_folder=${opt[data_folder]}
 datadir=${opt[datadir]:-data/$([[ $corpus == folder ]] && echo "$tag" || echo "$corpus")}
 if [[ -z $data_folder && $corpus == @(folder|openslr66|commonvoice) ]]; then
   fail "--corpus $corpus needs --data_folder DIR: where the recordings lie"
 elif [[ -n $data_folder && ! -d $data_folder ]]; then
   fail "--data_folder $data_folder: no such folder"
+elif [[ -n $data_folder && $corpus == @(espeak|festival) ]]; then
+  fail "--corpus $corpus makes its own speech; for your recordings: --corpus folder"
 fi
 
 source_options=("--corpus=$corpus" "--datadir=$datadir")
 if [[ -n $data_folder ]]; then source_options+=("--data_folder=$data_folder"); fi
-recipe_settings=(
+if [[ ${opt[speaker_from_folder]} == true ]]; then source_options+=(--speaker_from_folder); fi
+split_options=()
+for name in num_train num_valid num_test split_by max_rejected; do
+  if is_given "$name"; then split_options+=("--$name=${opt[$name]}"); fi
+done
+if is_given split_seed; then split_options+=("--seed=${opt[split_seed]}"); fi
+if is_given init_from; then overrides+=("--init_from=${opt[init_from]}"); fi
+recipe_words=(
+  "$recipe_yaml" "${presets[@]+"${presets[@]}"}"
   "--train_manifest=$datadir/train.json"
   "--valid_manifest=$datadir/valid.json"
   "--output_folder=$expdir"
   "${overrides[@]+"${overrides[@]}"}"
 )
-if ((${#preset[@]})); then recipe_settings=("${preset[@]/#/--preset=}" "${recipe_settings[@]}"); fi
+
+speech() { # what both stages of data read
+  if [[ -n $data_folder ]]; then
+    watches "$data_folder"
+  else
+    needs local/sentences.txt
+  fi
+}
 
 stage_data() {
   lives_in "$datadir"
-  if [[ -n $data_folder ]]; then watches "$data_folder"; fi
+  speech
+  if [[ -z $data_folder ]]; then makes "$datadir/raw"; fi
   runs local/data.py "${source_options[@]}" "--nj=${opt[nj]}"
 }
 
 stage_prepare() {
   lives_in "$datadir"
-  if [[ -n $data_folder ]]; then watches "$data_folder"; fi
-  makes "$datadir/train.json" "$datadir/valid.json" "$datadir/test.json" "$datadir/rejected.tsv"
-  runs local/prepare.py "${source_options[@]}" "--nj=${opt[nj]}"
+  speech
+  if [[ -z $data_folder ]]; then needs "$datadir/raw"; fi
+  makes "$datadir"/{wav,train.json,valid.json,test.json,rejected.tsv}
+  runs local/prepare.py "${source_options[@]}" "${split_options[@]+"${split_options[@]}"}" \
+    "--nj=${opt[nj]}"
 }
 
 stage_train() {
   lives_in "$expdir"
   needs "$datadir/train.json" "$datadir/valid.json"
-  needs_recipe "$recipe_yaml" "${preset_files[@]+"${preset_files[@]}"}"
+  needs_recipe "${recipe_words[@]}"
   makes "$expdir/save" "$expdir/hyperparams.yaml" "$expdir/train_log.txt"
-  restarts "$expdir/save" "$expdir/train_log.txt"
-  extends number_of_epochs
-  runs_on_gpus "$root/recipes/codec/train.py" "$recipe_yaml" "${recipe_settings[@]}" \
+  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,debug_nan}
+  extends num_workers tensorboard wandb test_interval eval_kbps
+  runs_on_gpus "$root/recipes/codec/train.py" "${recipe_words[@]}" \
     "${device[@]+"${device[@]}"}"
 }
 
@@ -89,7 +119,7 @@ stage_evaluate() {
   lives_in "$expdir"
   needs "$expdir/save" "$expdir/hyperparams.yaml" "$datadir/test.json"
   makes "$expdir/results.json" "$expdir/reconstructions"
-  runs "$root/recipes/codec/evaluate.py" "$expdir" "--test_manifest=$datadir/test.json" \
+  runs "$root/recipes/codec/evaluate.py" "$expdir" "--test_manifest=$datadir/test.json" "--nj=${opt[nj]}" \
     "${device[@]+"${device[@]}"}"
 }
 
@@ -100,9 +130,9 @@ stage_report() {
   runs -m speechbrain_ext report "$expdir"
 }
 
-tell check "$recipe_yaml" "${recipe_settings[@]}"
+tell check "${recipe_words[@]}"
 tell show "$expdir/RESULTS.md"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" \
   Reconstructions "$expdir/reconstructions" "To go on" "$expdir/run.sh"
-go "$expdir" "recipe=${opt[recipe]}" "corpus=$corpus" "data_folder=$data_folder" \
-  "datadir=${opt[datadir]}"
+given[recipe]=1 given[corpus]=1
+go "$expdir" recipe "${source_names[@]}" "${split_names[@]}"

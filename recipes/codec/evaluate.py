@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from speechbrain_ext.errors import exits_cleanly
+from speechbrain_ext.cli import run
 from speechbrain_ext.tasks.codec.evaluate import evaluate
 
 
@@ -12,7 +12,7 @@ from speechbrain_ext.tasks.codec.evaluate import evaluate
 @click.argument("experiment", type=click.Path())
 @click.option("--test_manifest", required=True, type=click.Path())
 @click.option("--kbps", help="Bitrates such as 4,8,16; default: the recipe's.")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", help="Default: a GPU if there is one.")
 @click.option("--nj", type=int, help="Processes that measure; default: all cores.")
 def command(experiment, test_manifest, kbps, device, nj):
     """Score the best checkpoint of EXPERIMENT on the test files, beside Opus."""
@@ -24,4 +24,4 @@ def command(experiment, test_manifest, kbps, device, nj):
 
 
 if __name__ == "__main__":
-    sys.exit(exits_cleanly(command)())
+    sys.exit(run(command, sys.argv[1:], "evaluate.py"))

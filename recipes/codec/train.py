@@ -2,7 +2,7 @@
 
 import sys
 
-from speechbrain_ext.config import load_recipe, parse_command_line
+from speechbrain_ext.config import load_command_line
 from speechbrain_ext.errors import exits_cleanly
 from speechbrain_ext.tasks.codec.train import train
 
@@ -10,8 +10,7 @@ from speechbrain_ext.tasks.codec.train import train
 @exits_cleanly
 def main(argv: list[str]) -> None:
     """Load the recipe strictly, then train; goes on where an earlier run stopped."""
-    command = parse_command_line(argv)
-    train(load_recipe(command.recipe, command.overrides, presets=command.presets))
+    train(load_command_line(argv))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ def extra_progress(items: Callable[[], dict[str, float | str]]) -> Iterator[None
     class Bar(stock):
         def set_postfix(self, ordered_dict=None, refresh=True, **kwargs):
             shown = {**kwargs, **items()}
-            super().set_postfix(ordered_dict, refresh, **shown)
+            if "loss" in shown:
+                shown.pop("train_loss", None)  # the same number twice
+            # As a dict and not as keywords: those would be sorted by name.
+            super().set_postfix({**(ordered_dict or {}), **shown}, refresh)
 
     speechbrain.core.tqdm = Bar
     try:

@@ -1,8 +1,8 @@
 """Strict configuration: HyperPyYAML stays the language, one loader stands before it."""
 
+from .command_line import CommandLine, parse_command_line
 from .faults import ConfigError, Fault
 from .loader import Recipe, load_command_line, load_recipe
-from .overrides import CommandLine, parse_command_line
 
 __all__ = [
     "CommandLine",

@@ -13,7 +13,7 @@ from typing import Any
 from .faults import Faults, Where
 from .references import Resolver
 from .signatures import locate
-from .source import Node, walk
+from .tree import Node, walk
 
 
 class BuildError(Exception):
@@ -83,6 +83,8 @@ class _Builder:
 
     def _follow(self, node: Node) -> Any:
         found = self.resolver.resolve(node)
+        if found.kind == "broken":  # what an !applyref: returned does not fit
+            raise BuildError(node, ValueError(self.resolver.faults[-1].message))
         if found.node is None:
             return found.value
         thing = self.construct(found.node)

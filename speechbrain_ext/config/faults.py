@@ -29,6 +29,7 @@ class Where:
     line: int = 0
 
     def __str__(self) -> str:
+        """Return the place as messages show it."""
         return f"{self.file} line {self.line}" if self.line else self.file
 
 
@@ -129,9 +130,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     folded = {}
     for candidate in known:
         folded.setdefault(candidate.replace("-", "_").lower(), candidate)
-    near = difflib.get_close_matches(
-        name.replace("-", "_").lower()[:100], folded, n=1, cutoff=0.7
-    )
+    wanted = name.replace("-", "_").lower()[:100]
+    # Two letters swapped in a short name leave little in common.
+    cutoff = 0.6 if len(wanted) <= 5 else 0.7
+    near = difflib.get_close_matches(wanted, folded, n=1, cutoff=cutoff)
     return folded[near[0]] if near else None
 
 

@@ -22,11 +22,14 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from .arithmetic import evaluate
 from .faults import Faults
 from .references import REFERENCE, Resolver, Value, absolute
-from .source import CORE, Node, Path_, bracketed, walk
+from .tree import CORE, Node, bracketed, walk
 
 #: top-level keys that say where, not what: left out of the hash, with what they fill
 VOLATILE = re.compile(r"^(tag|(.+_)?(folder|dir|manifest))$")
-_OLD_BOOLEAN = re.compile(r"^(y|n|yes|no|on|off)$", re.I)
+#: texts that every YAML reader and writer takes unquoted for what they are
+_BARE = re.compile(
+    r"(?!(?:y|n|yes|no|on|off)$)[A-Za-z_./][\w./+ -]*(?<! )", re.A | re.I
+)
 _WIDTH = 10**6
 
 
@@ -85,7 +88,7 @@ class _Writer:
     def _reference(self, node: Node):
         found = self.resolver.resolve(node)
         if found.kind == "node" or (found.attribute is not None):
-            text = absolute(node.value, found)
+            text = absolute(found)
             return ScalarNode(tag=node.tag, value=text)
         text = self._rewritten(node)
         if text is not None and (found.kind == "dynamic" or _reads_same(text, found)):
@@ -100,25 +103,13 @@ class _Writer:
         values: list[Value] = []
         names: list[str] = []
         for name in REFERENCE.findall(node.value):
-            path, target = self._locate(name, node.scope)
+            path, target = self.resolver.holder(name, node.scope)
             if target.tag and self.order[id(target)] > self.order[id(node)]:
                 return None  # HyperPyYAML resolves from top to bottom
             names.append(f"<{bracketed(path)}>")
             values.append(self.resolver.resolve(target))
         left = iter(names)
         return REFERENCE.sub(lambda _: next(left), node.value), values
-
-    def _locate(self, name: str, scope: Path_) -> tuple[Path_, Node]:
-        """Path of the node that finally holds a scalar: chains of references end."""
-        node: Node = self.resolver.root
-        parts = [*scope, *(part.strip("]") for part in name.split("["))]
-        for part in parts:
-            if node.tag in ("!ref", "!copy"):
-                node = self.resolver.resolve(node).node
-            node = node.value[part]
-        while node.tag == "!ref" and REFERENCE.fullmatch(node.value):
-            return self._locate(node.value.strip("<>"), node.scope)
-        return self.resolver.paths[id(node)], node
 
 
 def _reads_same(rewritten: tuple[str, list[Value]], found: Value) -> bool:
@@ -146,7 +137,7 @@ def _reads_same(rewritten: tuple[str, list[Value]], found: Value) -> bool:
 
 
 def scalar(value: Any, text: str | None = None) -> ScalarNode:
-    """ruamel's node of a plain scalar; numbers survive, texts that look like none do.
+    """Give ruamel's node of a plain scalar; numbers survive, so do texts like them.
 
     Example
     -------
@@ -163,8 +154,14 @@ def scalar(value: Any, text: str | None = None) -> ScalarNode:
         return ScalarNode(tag=CORE + "float", value=_float(value))
     if isinstance(value, datetime.date):
         return ScalarNode(tag=CORE + "timestamp", value=text or value.isoformat())
-    style = "'" if _OLD_BOOLEAN.match(value) else None
-    return ScalarNode(tag=CORE + "str", value=value, style=style)
+    return ScalarNode(tag=CORE + "str", value=value, style=_style(value))
+
+
+def _style(text: str) -> str | None:
+    """Quotes of a text; a text like a number is quoted by ruamel itself."""
+    if _BARE.fullmatch(text):
+        return None
+    return "'" if text.isprintable() else '"'
 
 
 def _float(value: float) -> str:
@@ -186,7 +183,10 @@ def _tuple(values: tuple) -> ScalarNode:
 
 
 def _fits_flow(node) -> bool:
-    return isinstance(node, ScalarNode) and node.tag.startswith(CORE)
+    if not isinstance(node, ScalarNode) or not node.tag.startswith(CORE):
+        return False
+    # HyperPyYAML writes the list once more, and without the quotes in [...].
+    return node.tag != CORE + "str" or node.style is None
 
 
 def config_hash(root: Node) -> str:
@@ -212,9 +212,13 @@ def _canonical(node: Node, resolver: Resolver) -> Any:
     found = resolver.resolve(node)
     if node.tag in ("!ref", "!copy"):
         if found.kind != "scalar" and found.path:
-            return {node.tag: absolute("", found)}
+            # A copied value is the value; a copied object is another one.
+            tag = node.tag if found.kind == "node" else "!ref"
+            return {tag: absolute(found)}
         if found.kind != "scalar":
-            return {node.tag: node.value}
+            names = REFERENCE.findall(node.value)
+            paths = [resolver.holder(name, node.scope)[0] for name in names]
+            return {"!ref": [REFERENCE.sub("<>", node.value), *map(bracketed, paths)]}
         return _canonical_scalar(found.value)
     if node.kind == "scalar":
         return {node.tag: []} if node.target else _canonical_scalar(node.value)

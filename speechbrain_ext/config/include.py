@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .faults import Faults, Where, did_you_mean, shown
 from .references import Resolver
-from .source import Node, Path_, addressable, dotted, read_source, walk
+from .source import read_source
+from .tree import PLACEHOLDER_TYPES, Node, TreePath, addressable, broken, dotted, walk
+from .values import typed_value
 
 MAX_FILES = 100
 #: the tree this package belongs to, if it is a checkout with recipes/ and hparams/
@@ -41,7 +44,7 @@ def recipe_root(recipe: Path) -> Path:
 class Passed:
     """An input that a parent gave to a fragment, and what it replaced."""
 
-    path: Path_
+    path: TreePath
     before: Node
     after: Node
 
@@ -75,7 +78,7 @@ class Includes:
         """
         self._expand(tree, (), file.resolve(), (file.resolve(),))
 
-    def _expand(self, node: Node, path: Path_, file: Path, stack: tuple) -> None:
+    def _expand(self, node: Node, path: TreePath, file: Path, stack: tuple) -> None:
         for key, child in node.children():
             here = (*path, key)
             self._expand(child, here, file, stack)
@@ -89,7 +92,9 @@ class Includes:
                 elif fragment := self._fragment(child, here, file, stack):
                     node.value[key] = fragment
 
-    def _fragment(self, include: Node, path: Path_, file: Path, stack) -> Node | None:
+    def _fragment(
+        self, include: Node, path: TreePath, file: Path, stack
+    ) -> Node | None:
         found = self._locate(include, file, stack)
         if found is None:
             return None
@@ -126,7 +131,7 @@ class Includes:
         return None
 
     def _pass(
-        self, fragment: Node, keys: Path_, given: Node, at: Path_, name: str
+        self, fragment: Node, keys: TreePath, given: Node, at: TreePath, name: str
     ) -> None:
         """Put one input in its place in the fragment; mappings reach deeper."""
         section = fragment
@@ -145,6 +150,7 @@ class Includes:
             return
         if given.kind == "map" or given.target is not None or given.tag == "!copy":
             self._refuse(keys, given.where)
+            section.value[keys[-1]] = broken(given.where)
             return
         section.value[keys[-1]] = given
         self.passed.append(Passed((*at, *keys), before, given))
@@ -156,13 +162,36 @@ class Includes:
                 continue  # an override took its place
             if not _is_plain(passed.after, resolver):
                 self._refuse(passed.path, passed.after.where)
+                continue
+            try:
+                typed_value(_plain_value(passed.after, resolver), _example(passed))
+            except (ValueError, OverflowError) as reason:
+                self.faults.add(
+                    passed.after.where,
+                    f"{dotted(passed.path)}: {reason} ({passed.before.where})",
+                )
 
-    def _refuse(self, keys: Path_, where: Where) -> None:
+    def _refuse(self, keys: TreePath, where: Where) -> None:
         self.faults.add(
             where,
             f"{dotted(keys)}: an object cannot be passed into an include (HyperPyYAML "
             "would build a second one); pass numbers, texts or lists of them",
         )
+
+
+def _example(passed: Passed) -> Any:
+    """Value of the type that the fragment waits for; None if it accepts any."""
+    before = passed.before
+    if before.tag == "!PLACEHOLDER":
+        return PLACEHOLDER_TYPES.get(before.text or "")
+    return before.value if before.kind == "scalar" and before.tag == "" else None
+
+
+def _plain_value(node: Node, resolver: Resolver) -> Any:
+    found = resolver.resolve(node)
+    if found.kind == "node":
+        return [resolver.resolve(item).value for item in found.node.value]
+    return found.value
 
 
 def _is_plain(node: Node, resolver: Resolver) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from .faults import Faults, Where, did_you_mean, nearest
 from .references import REFERENCE
 from .run_options import RUN_OPTIONS
-from .source import Node, Path_, dotted, walk
+from .tree import Node, TreePath, dotted, walk
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def check_keys(root: Node, keys: TaskKeys | None, faults: Faults, recipe: str) -
     """Report missing keys, and keys that neither a reference nor the task reads.
 
     A top-level key counts as used if the task declares it, a reference names it or
-    something in it, it is a run option (the Brain reads those), starts with ``__`` or is
-    an ``!apply:`` (run for its effect). In a section that is used through references
+    something in it, it is a run option (the Brain reads those), starts with ``__`` or
+    is an ``!apply:`` (run for its effect). In a section that is used through references
     only, each key is looked at in the same way.
 
     Arguments
@@ -155,7 +155,7 @@ def check_keys(root: Node, keys: TaskKeys | None, faults: Faults, recipe: str) -
         faults.add(Where(recipe), f"missing key '{key}': {keys.reader} needs it{hint}")
 
 
-def _referenced(root: Node) -> Iterable[Path_]:
+def _referenced(root: Node) -> Iterable[TreePath]:
     for _, node in walk(root):
         if node.tag in ("!ref", "!copy") and isinstance(node.value, str):
             for name in REFERENCE.findall(node.value):
@@ -163,12 +163,14 @@ def _referenced(root: Node) -> Iterable[Path_]:
                 yield (*node.scope, *(part.strip("]") for part in key.split("[")))
 
 
-def _unused(path: Path_, node: Node, referenced: set[Path_]):
+def _unused(path: TreePath, node: Node, referenced: set[TreePath]):
     if node.tag.startswith("!apply:") or path in referenced:
         return
     below = any(other[: len(path)] == path for other in referenced)
     if below and node.tag == "" and node.kind == "map":
         for key, child in node.value.items():
             yield from _unused((*path, key), child, referenced)
-    elif not below:
+    elif not below and not (len(path) > 1 and node.tag == "!ref"):
+        # A reference inside a section hands something down, as a parent to a fragment;
+        # in the resolved text those who used it point past it.
         yield path, node

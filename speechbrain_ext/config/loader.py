@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from .build import BuildError, build
-from .faults import COMMAND_LINE, ConfigError, Faults, Where, shown
-from .flatten import config_hash, flatten
-from .include import Includes
-from .keys import TaskKeys, check_keys, declared_keys
-from .overrides import (
-    apply_overrides,
+from .checks import check_references
+from .command_line import (
+    Override,
     parse_overrides,
     run_options,
     split_command_line,
 )
+from .faults import ConfigError, Faults, Where, shown
+from .flatten import config_hash, flatten
+from .include import Includes, recipe_root
+from .keys import TaskKeys, check_keys, declared_keys
+from .overrides import apply_overrides
 from .presets import read_presets
 from .references import Resolver
 from .signatures import check_signatures
-from .source import Node, dotted, read_source, walk
+from .source import read_source
+from .tree import Node
 
 
 @dataclass(frozen=True)
@@ -97,39 +100,47 @@ def plan_recipe(
     run_opts: Mapping[str, Any] | None = None,
     required: Iterable[str] = (),
     optional: Iterable[str] = (),
+    open_inputs: bool = False,
 ) -> Plan:
     """Read a recipe and check all that can be checked without importing torch.
 
     Takes `load_recipe`'s arguments; never raises for what is in them, all faults are in
-    the plan.
+    the plan. With ``open_inputs`` placeholders may stay open: the recipe is looked at
+    without its data.
     """
     plan = Plan(shown(path), Path(path))
     try:
-        _plan(plan, overrides, presets, run_opts or {}, required, optional)
+        chosen = _overrides(plan, overrides, presets, run_opts or {})
+        _plan(plan, chosen, (required, optional), open_inputs)
     except RecursionError:
         plan.faults.add(Where(plan.name), "references or values nested too deeply")
     return plan
 
 
-def _plan(plan: Plan, overrides, presets, run_opts, required, optional) -> None:
+def _overrides(plan: Plan, overrides, presets, run_opts) -> list[Override]:
+    """Presets, then run options, then the command line."""
+    chosen = read_presets(presets, recipe_root(plan.path), plan.faults)
+    chosen += parse_overrides(dict(run_opts), plan.faults)
+    chosen += parse_overrides(overrides, plan.faults)
+    plan.run_opts = run_options(chosen, plan.faults)
+    return chosen
+
+
+def _plan(plan: Plan, chosen: list[Override], keys, open_inputs: bool) -> None:
     faults = plan.faults
-    includes = Includes(plan.path, faults)
-    chosen = read_presets(presets, includes.root, faults)
-    chosen += [*parse_overrides(dict(run_opts), faults)]
-    chosen += parse_overrides(overrides, faults)
-    plan.run_opts = run_options(chosen, faults)
     root = plan.root = read_source(plan.path, plan.name, faults)
     if root is None:
         return
     if root.tag:
         faults.add(root.where, f"{root.tag}: a recipe is a plain mapping at the top")
         return
+    includes = Includes(plan.path, faults)
     includes.expand(root, plan.path)
-    apply_overrides(root, chosen, faults, plan.name)
+    apply_overrides(root, chosen, faults)
     plan.resolver = Resolver(root, faults)
-    _check_references(root, plan.resolver, faults)
+    check_references(root, plan.resolver, faults, open_inputs=open_inputs)
     includes.check_passed(plan.resolver)
-    plan.keys = _task_keys(root, required, optional, faults)
+    plan.keys = _task_keys(root, *keys, faults)
     check_keys(root, plan.keys, faults, plan.name)
 
 
@@ -145,68 +156,6 @@ def _task_keys(root: Node, required, optional, faults: Faults) -> TaskKeys | Non
     )
 
 
-def _check_references(root: Node, resolver: Resolver, faults: Faults) -> None:
-    """Open placeholders, broken and circular references, objects before the seed."""
-    order = {id(node): i for i, (_, node) in enumerate(walk(root))}
-    for path, node in walk(root):
-        if node.tag == "!PLACEHOLDER":
-            faults.add(
-                node.where, f"{dotted(path)}: left open; set it: --{dotted(path)}=..."
-            )
-        elif node.tag in ("!ref", "!copy"):
-            found = resolver.resolve(node)
-            late = found.node is not None and order[id(found.node)] > order[id(node)]
-            if node.tag == "!copy" and late:
-                faults.add(
-                    node.where,
-                    f"{dotted(path)}: !copy {node.value} must stand below what it copies",
-                )
-        elif node.tag == "" and isinstance(node.value, str) and _like_tuple(node.value):
-            faults.add(
-                node.where,
-                f"{dotted(path)}: HyperPyYAML reads a text in (...) as a tuple; "
-                "write it without the outer brackets",
-            )
-    resolver.check_cycles()
-    if not any("circular" in fault.message for fault in faults):
-        _check_seed_first(root, resolver, faults)
-
-
-def _like_tuple(text: str) -> bool:
-    return text.startswith("(") and text.endswith(")")
-
-
-def _check_seed_first(root: Node, resolver: Resolver, faults: Faults) -> None:
-    """Report an object that is built before the generators are seeded."""
-    seeds = ("manual_seed", "seed_everything", "set_seed")
-    seen: set[int] = set()
-    before: list[tuple[Node, Node]] = []
-
-    def visit(node: Node, place: Node) -> bool:
-        """Walk in order of construction; True when the seed is reached."""
-        if id(node) in seen:
-            return False
-        seen.add(id(node))
-        if node.tag in ("!ref", "!copy"):
-            found = resolver.resolve(node)
-            return found.node is not None and visit(found.node, node)
-        if any(visit(child, child) for _, child in node.children()):
-            return True
-        if node.tag.startswith("!apply:") and node.tag.endswith(seeds):
-            for built, written in before:
-                faults.add(
-                    written.where,
-                    f"{built.tag} is built before {node.tag} (line {node.where.line}): "
-                    "seed first",
-                )
-            return True
-        if node.tag.startswith(("!new:", "!apply:")):
-            before.append((node, place))
-        return False
-
-    visit(root, root)
-
-
 def load_recipe(
     path: str | os.PathLike,
     overrides: Iterable[str] | Mapping[str, Any] = (),
@@ -217,7 +166,7 @@ def load_recipe(
     required: Iterable[str] = (),
     optional: Iterable[str] = (),
 ) -> Recipe:
-    """Load a HyperPyYAML recipe strictly: check everything, report all, then build.
+    r"""Load a HyperPyYAML recipe strictly: check everything, report all, then build.
 
     Arguments
     ---------
@@ -253,7 +202,7 @@ def load_recipe(
     -------
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "a.yaml"
-    >>> _ = file.write_text("seed: 1\\nbag: !new:collections.Counter {a: !ref <seed>}")
+    >>> _ = file.write_text("seed: 1\nbag: !new:collections.Counter {a: !ref <seed>}")
     >>> recipe = load_recipe(file, ["--seed=3", "--device=cpu"])
     >>> recipe.hparams["bag"], recipe.run_opts
     (Counter({'a': 3}), {'device': 'cpu'})
@@ -302,13 +251,3 @@ def load_command_line(argv: Sequence[str], **kwargs: Any) -> Recipe:
     if faults:
         raise ConfigError(recipe, faults)
     return loaded
-
-
-__all__ = [
-    "COMMAND_LINE",
-    "Plan",
-    "Recipe",
-    "load_command_line",
-    "load_recipe",
-    "plan_recipe",
-]

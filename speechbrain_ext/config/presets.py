@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .command_line import Override
 from .faults import COMMAND_LINE, Faults, Where, did_you_mean, shown
 from .include import PROJECT
-from .overrides import Override
-from .source import Node, dotted, read_source, walk
+from .source import read_source
+from .tree import Node, dotted, walk
 
 
 def read_presets(names, root: Path, faults: Faults) -> list[Override]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from . import arithmetic
 from .faults import Faults, did_you_mean
-from .source import Node, Path_, bracketed, dotted, walk
+from .tree import Node, TreePath, bracketed, dotted, walk
 
-REFERENCE = re.compile(r"<([^<>]*)>")
+REFERENCE = re.compile(r"<([^>]*)>")
 MAX_TEXT = 10_000
 
 
@@ -28,7 +28,7 @@ class Value:
 
     kind: str
     value: Any = None
-    path: Path_ = ()
+    path: TreePath = ()
     node: Node | None = None
     attribute: str | None = None
 
@@ -36,7 +36,7 @@ class Value:
 BROKEN = Value("broken")
 
 
-class _Unresolved(Exception):
+class _UnresolvedError(Exception):
     """A fault of one reference, to be reported at its place."""
 
 
@@ -75,7 +75,7 @@ class Resolver:
         self._open.append(node)
         try:
             value = self._resolve(node)
-        except _Unresolved as reason:
+        except _UnresolvedError as reason:
             self.faults.add(node.where, f"{dotted(self.paths[id(node)])}: {reason}")
             value = BROKEN
         finally:
@@ -86,13 +86,14 @@ class Resolver:
     def _resolve(self, node: Node) -> Value:
         if node.tag in ("!ref", "!copy"):
             return self._reference(node)
-        if node.tag == "!PLACEHOLDER":
-            return BROKEN  # reported where open placeholders are looked for
-        if node.tag.startswith("!include:"):
-            return BROKEN  # could not be read: reported there
+        # Open placeholders and unread includes are reported where they are looked for.
+        if node.tag in ("!PLACEHOLDER", "!broken") or node.tag.startswith("!include:"):
+            return BROKEN
         if node.tag.startswith("!applyref:"):
             if self.run is not None:
-                return Value("scalar", self.run(node))
+                value = self.run(node)
+                _check_text(node.tag, value)
+                return Value("scalar", value)
             return Value("dynamic", node=node, path=self.paths[id(node)])
         if node.kind == "scalar" and node.target is None:
             return Value("scalar", node.value)
@@ -105,33 +106,41 @@ class Resolver:
             bare = template.strip()
             known = [str(key) for key in self._scope(node).value]
             hint = f"; did you mean {node.tag} <{bare}>?" if bare in known else ""
-            raise _Unresolved(f"{node.tag} {bare}: no <key> in it{hint}")
+            raise _UnresolvedError(f"{node.tag} {bare}: no <key> in it{hint}")
         if REFERENCE.fullmatch(template):
             found = self.find(names[0], node.scope)
             if node.tag == "!copy" and found.attribute:
-                raise _Unresolved(f"!copy {template}: copies keys, not attributes")
+                raise _UnresolvedError(f"!copy {template}: copies keys, not attributes")
             return found
         if node.tag == "!copy":
-            raise _Unresolved(f"!copy {template}: copies one <key>; a text needs !ref")
+            raise _UnresolvedError(
+                f"!copy {template}: copies one <key>; a text needs !ref"
+            )
         return self._interpolate(template, node.scope)
 
-    def _interpolate(self, template: str, scope: Path_) -> Value:
+    def _interpolate(self, template: str, scope: TreePath) -> Value:
         values = []
         for name in REFERENCE.findall(template):
             found = self.find(name, scope)
             if found.kind == "broken":
                 return BROKEN
             if found.attribute or found.kind == "node":
-                raise _Unresolved(f"!ref {template}: <{name}> is no text or number")
+                raise _UnresolvedError(
+                    f"!ref {template}: <{name}> is no text or number"
+                )
             values.append(found)
-        if any(found.kind == "dynamic" for found in values):
-            return Value("dynamic")
+        for found in values:
+            _check_text(f"!ref {template}", found.value)
+        if dynamic := [found for found in values if found.kind == "dynamic"]:
+            order = list(self.paths)
+            last = max(dynamic, key=lambda found: order.index(id(found.node)))
+            return Value("dynamic", node=last.node)
         parts = [found.value for found in values]
         if arithmetic.looks_numeric(template) and all(map(_is_number, parts)):
             return Value("scalar", _calculate(template, parts))
         return Value("scalar", _join(template, parts))
 
-    def find(self, name: str, scope: Path_) -> Value:
+    def find(self, name: str, scope: TreePath) -> Value:
         """Resolve the inside of one ``<...>`` as seen from a file's root."""
         key, _, attribute = name.partition(".")
         node, seen = self._scope_at(scope), scope
@@ -141,18 +150,29 @@ class Resolver:
             if node is None:
                 return BROKEN
             if node.kind != "map" or part not in node.value:
-                raise _Unresolved(self._no_key(name, part, node, seen, scope))
+                raise _UnresolvedError(self._no_key(name, part, node, seen, scope))
             node, seen = node.value[part], (*seen, part)
         found = self.resolve(node)
         if not attribute or found.kind == "broken":
             return found
         if found.kind != "node" or found.node.target is None:
-            raise _Unresolved(
+            raise _UnresolvedError(
                 f"<{name}>: '{key}' is no object; a key in it is <{key}[{attribute}]>"
             )
         if not re.fullmatch(r"[^\W\d]\w*", attribute) or attribute.startswith("_"):
-            raise _Unresolved(f"<{name}>: '{attribute}' is no public attribute")
+            raise _UnresolvedError(f"<{name}>: '{attribute}' is no public attribute")
         return Value("dynamic", None, found.path, found.node, attribute)
+
+    def holder(self, name: str, scope: TreePath) -> tuple[TreePath, Node]:
+        """Path and node that finally hold a scalar: chains of references end there."""
+        node = self.root
+        for part in (*scope, *(part.strip("]") for part in name.split("["))):
+            if node.tag in ("!ref", "!copy"):
+                node = self.resolve(node).node
+            node = node.value[part]
+        if node.tag in ("!ref", "!copy") and REFERENCE.fullmatch(node.value):
+            return self.holder(node.value.strip("<>"), node.scope)
+        return self.paths[id(node)], node
 
     def _enter(self, node: Node) -> Node | None:
         """Return the node a path goes on in: references on the way are followed."""
@@ -164,13 +184,13 @@ class Resolver:
     def _scope(self, node: Node) -> Node:
         return self._scope_at(node.scope)
 
-    def _scope_at(self, scope: Path_) -> Node:
+    def _scope_at(self, scope: TreePath) -> Node:
         node = self.root
         for part in scope:
             node = node.value[part]
         return node
 
-    def _no_key(self, name, part, node, seen: Path_, scope: Path_) -> str:
+    def _no_key(self, name, part, node, seen: TreePath, scope: TreePath) -> str:
         inside = f" in {dotted(seen)}" if seen else ""
         known = list(node.value) if node.kind == "map" else []
         if seen == scope and scope and part in self.root.value:
@@ -205,7 +225,7 @@ class Resolver:
         visit(self.root)
 
 
-def absolute(name: str, found: Value) -> str:
+def absolute(found: Value) -> str:
     """``<...>`` of a found node, written from the root of the whole tree."""
     ending = f".{found.attribute}" if found.attribute else ""
     return f"<{bracketed(found.path)}{ending}>"
@@ -217,7 +237,7 @@ def _is_number(value: Any) -> bool:
 
 def _calculate(template: str, numbers: list) -> int | float:
     if arithmetic.is_ambiguous(template):
-        raise _Unresolved(
+        raise _UnresolvedError(
             f"!ref {template}: a calculation or a text? Put spaces around the operator "
             "to calculate, or quote the referenced values to make a text"
         )
@@ -230,7 +250,17 @@ def _calculate(template: str, numbers: list) -> int | float:
     try:
         return arithmetic.evaluate(REFERENCE.sub(number, template))
     except ValueError as reason:
-        raise _Unresolved(f"!ref {template}: {reason}") from None
+        raise _UnresolvedError(f"!ref {template}: {reason}") from None
+
+
+def _check_text(source: str, text: Any) -> None:
+    """Refuse a text with ``<...>`` in it: HyperPyYAML would go on resolving."""
+    inner = REFERENCE.search(text) if isinstance(text, str) else None
+    if inner:
+        raise _UnresolvedError(
+            f"{source}: its text holds {inner[0][:40]}, which HyperPyYAML would "
+            "follow as a reference"
+        )
 
 
 def _join(template: str, values: list) -> str:
@@ -240,15 +270,13 @@ def _join(template: str, values: list) -> str:
         value = next(left)
         if value is None or isinstance(value, (list, tuple)):
             kind = "null" if value is None else "a list"
-            raise _Unresolved(f"!ref {template}: {match[0]} is {kind}, not text")
-        if isinstance(value, str) and REFERENCE.search(value):
-            raise _Unresolved(
-                f"!ref {template}: the value of {match[0]} itself holds <...>, which "
-                "HyperPyYAML would follow"
-            )
+            raise _UnresolvedError(f"!ref {template}: {match[0]} is {kind}, not text")
         return str(value)
 
     joined = REFERENCE.sub(text, template)
+    _check_text(f"!ref {template}", joined)
     if len(joined) > MAX_TEXT:
-        raise _Unresolved(f"!ref {template[:60]}: longer than {MAX_TEXT} characters")
+        raise _UnresolvedError(
+            f"!ref {template[:60]}: longer than {MAX_TEXT} characters"
+        )
     return joined

@@ -11,12 +11,16 @@ import ast
 import functools
 import importlib
 import inspect
+import pkgutil
 import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
-from .faults import Faults, did_you_mean
-from .source import Node, walk
+from .faults import Faults, did_you_mean, nearest
+from .tree import Node, walk
+
+#: where the names of a recipe nearly always come from
+_USUAL = ("speechbrain", "speechbrain_ext", "torch", "torchaudio")
 
 
 def locate(target: str) -> Any:
@@ -45,19 +49,20 @@ def locate(target: str) -> Any:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != name and not (error.name or "").startswith(name):
-                if error.name is None or not name.startswith(f"{error.name}."):
-                    raise ImportError(
-                        f"importing {name} failed: no module '{error.name}'"
-                    ) from error
-            break
+            if f"{name}.".startswith(f"{error.name}."):
+                break  # the name itself: what is left of it are attributes
+            raise ImportError(
+                f"importing {name} failed: no module '{error.name}'"
+            ) from error
         except Exception as error:
             raise ImportError(f"importing {name} failed: {error}") from error
         depth += 1
     if module is None:
         builtin = importlib.import_module("builtins")
         if not hasattr(builtin, parts[0]):
-            raise ImportError(f"no module '{parts[0]}'")
+            near = nearest(parts[0], _USUAL)
+            hint = f"; did you mean '{near}'?" if near else ""
+            raise ImportError(f"no module '{parts[0]}'{hint}")
         module = builtin
     thing = module
     for index in range(depth, len(parts)):
@@ -71,12 +76,25 @@ def locate(target: str) -> Any:
 
 
 def _public(thing: Any) -> list[str]:
-    return [name for name in dir(thing) if not name.startswith("_")]
+    names = [name for name in dir(thing) if not name.startswith("_")]
+    return names + [info.name for info in pkgutil.iter_modules(_folders(thing))]
+
+
+def _folders(thing: Any) -> list[str]:
+    return list(getattr(thing, "__path__", ())) if inspect.ismodule(thing) else []
+
+
+_ONLY_POSITION = inspect.Parameter.POSITIONAL_ONLY
+_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_ANY_POSITION = inspect.Parameter.VAR_POSITIONAL
+_ONLY_NAME = inspect.Parameter.KEYWORD_ONLY
+_ANY_NAME = inspect.Parameter.VAR_KEYWORD
+_KINDS = (_ONLY_POSITION, _EITHER, _ANY_POSITION, _ONLY_NAME, _ANY_NAME)
 
 
 @dataclass
-class _Accepts:
-    """Names a callable takes by keyword beyond its own signature."""
+class Beyond:
+    """Names that a callable takes through ``**kwargs``, or that it takes any."""
 
     names: set[str] = field(default_factory=set)
     anything: bool = False
@@ -103,8 +121,10 @@ def check_signatures(root: Node, faults: Faults, check=None) -> None:
             if check is not None:
                 check(node, thing)
             _check_kind(node, thing)
-            for message in _argument_faults(node, thing):
-                faults.add(node.where, f"{node.tag}: {message}")
+            for name, message in _argument_faults(node, thing):
+                known = node.kind == "map" and name in node.value
+                where = node.value[name].where if known else node.where
+                faults.add(where, f"{node.tag}: {message}")
         except (ImportError, ValueError) as reason:
             faults.add(node.where, f"{node.tag}: {reason}")
 
@@ -126,8 +146,8 @@ def _check_kind(node: Node, thing: Any) -> None:
             raise ValueError("is neither class nor function: it takes no arguments")
 
 
-def _argument_faults(node: Node, thing: Any) -> list[str]:
-    """Say what is wrong with the arguments, without calling."""
+def _argument_faults(node: Node, thing: Any) -> list[tuple[Any, str]]:
+    """Say which arguments are wrong and why, without calling."""
     prefix = node.tag.partition(":")[0]
     if prefix == "!module" or (prefix == "!name" and node.kind == "scalar"):
         return []
@@ -146,19 +166,19 @@ def _argument_faults(node: Node, thing: Any) -> list[str]:
 
 def bind_faults(
     signature: inspect.Signature,
-    beyond: _Accepts,
+    beyond: Beyond,
     positional: int,
     keywords: list,
     *,
     partial: bool,
-) -> list[str]:
+) -> list[tuple[Any, str]]:
     """Compare given arguments with a signature; all faults, not the first.
 
     Arguments
     ---------
     signature : inspect.Signature
         Of the class or function.
-    beyond : _Accepts
+    beyond : Beyond
         What ``**kwargs`` takes, if there is one.
     positional : int
         Number of arguments given by position.
@@ -166,61 +186,72 @@ def bind_faults(
         Names given.
     partial : bool
         Whether the rest may come later (``!name:``).
+
+    Returns
+    -------
+    list of tuple
+        Name of the argument (None if it has none) and what is wrong with it.
+
+    Example
+    -------
+    >>> bind_faults(inspect.signature(round), Beyond(), 0, ["digits"], partial=True)
+    [('digits', "no argument 'digits'; did you mean 'ndigits'?")]
     """
     parameters = list(signature.parameters.values())
-    by_position = [p for p in parameters if p.kind in (0, 1)]
-    star = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    by_name = {p.name for p in parameters if p.kind.name.endswith("KEYWORD")}
-    by_name |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    by_name -= {p.name for p in parameters if p.kind is p.VAR_KEYWORD}
-    open_names = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    faults = []
-    if positional > len(by_position) and not star:
-        takes = ", ".join(p.name for p in by_position) or "none"
-        faults.append(
-            f"{positional} arguments by position, takes {len(by_position)} ({takes})"
-        )
-    known = by_name | beyond.names
+    kinds = {kind: [p.name for p in parameters if p.kind is kind] for kind in _KINDS}
+    by_position = kinds[_ONLY_POSITION] + kinds[_EITHER]
+    by_name = {*kinds[_EITHER], *kinds[_ONLY_NAME]}
+    open_names = bool(kinds[_ANY_NAME])
+    known = by_name | (beyond.names if open_names else set())
+    faults: list[tuple[Any, str]] = []
+    if positional > len(by_position) and not kinds[_ANY_POSITION]:
+        takes = ", ".join(by_position) or "none"
+        count = f"{positional} arguments by position, takes {len(by_position)}"
+        faults.append((None, f"{count} ({takes})"))
+    meant = set()
     for name in keywords:
         if not isinstance(name, str):
-            faults.append(f"argument {name!r} must be a name")
-        elif name not in by_name and not (open_names and name in beyond.names):
-            if not open_names or not beyond.anything:
-                faults.append(
-                    f"no argument '{name}'{did_you_mean(name, sorted(known))}"
-                )
+            faults.append((name, f"argument {name!r} must be a name"))
+        elif name not in known and not (open_names and beyond.anything):
+            meant.add(nearest(name, sorted(known)))
+            hint = did_you_mean(name, sorted(known))
+            faults.append((name, f"no argument '{name}'{hint}"))
+        elif name in by_position[:positional]:
+            faults.append((name, f"argument '{name}' given twice"))
     if not partial:
-        given = {p.name for p in by_position[:positional]} | set(keywords)
+        given = {*by_position[:positional], *keywords, *meant}
         faults += [
-            f"missing argument '{p.name}'"
+            (None, f"missing argument '{p.name}'")
             for p in parameters
-            if p.default is p.empty and p.kind in (0, 1, 3) and p.name not in given
+            if p.default is p.empty
+            and p.kind in (_ONLY_POSITION, _EITHER, _ONLY_NAME)
+            and p.name not in given
         ]
     return faults
 
 
-def _beyond(thing: Any) -> _Accepts:
+def _beyond(thing: Any) -> Beyond:
     """Follow ``**kwargs`` of a class up its chain of ``super().__init__`` calls."""
     if not inspect.isclass(thing):
-        return _Accepts(anything=True)
-    accepts = _Accepts()
+        return Beyond(anything=True)
+    accepts = Beyond()
     chain = [base for base in thing.__mro__ if "__init__" in vars(base)]
     if "__init__" not in _first_source(thing):
-        return _Accepts(anything=True)
+        return Beyond(anything=True)
     for base in chain:
         init = vars(base)["__init__"]
         try:
             parameters = inspect.signature(init).parameters.values()
         except (ValueError, TypeError):
-            return _Accepts(accepts.names, base is not object)
-        own = {p.name for p in list(parameters)[1:] if p.kind in (1, 3)}
+            return Beyond(accepts.names, base is not object)
+        own = {p.name for p in list(parameters)[1:] if p.kind in (_EITHER, _ONLY_NAME)}
         accepts.names |= own
-        keywords = next((p.name for p in parameters if p.kind == 4), None)
+        keywords = next((p.name for p in parameters if p.kind is _ANY_NAME), None)
         if keywords is None or base is object:
             return accepts
         handed = _kwargs_use(init, keywords)
         if handed is None:
-            return _Accepts(accepts.names, True)
+            return Beyond(accepts.names, True)
         accepts.names |= handed
     return accepts
 

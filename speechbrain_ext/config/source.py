@@ -8,8 +8,6 @@ written out, so that what follows knows one way of sharing only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,93 +16,25 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from .faults import Faults, Where, did_you_mean
-
-CORE = "tag:yaml.org,2002:"
-#: tags that name something importable after the colon
-TARGET_TAGS = ("!new:", "!name:", "!module:", "!apply:", "!applyref:")
-PLAIN_TAGS = ("!ref", "!copy", "!PLACEHOLDER", "!tuple")
-SCALAR_TAGS = {CORE + kind for kind in ("str", "int", "float", "bool", "null")}
+from .flow import TOO_DEEP, TUPLE, parse_tuple
+from .tree import (
+    CORE,
+    PLACEHOLDER_TYPES,
+    PLAIN_TAGS,
+    SCALAR_TAGS,
+    TARGET_TAGS,
+    Node,
+    TreePath,
+    addressable,
+    bracketed,
+    broken,
+)
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 60
 MAX_NODES = 50_000
 
-Path_ = tuple[Any, ...]
-#: what a placeholder may say about the value it waits for
-PLACEHOLDER_TYPES = ("text", "int", "float", "bool", "list")
-#: starts of a text that YAML would read as a tag, anchor or alias
-REFUSED_TEXT = re.compile(r"[!&*]")
-_TUPLE = re.compile(r"^\(.*\)$", re.S)
 _YES_NO = re.compile(r"^(yes|no|on|off)$", re.I)
-_UNADDRESSABLE = re.compile(r"[\[\]<>.]")
-
-
-@dataclass(eq=False)
-class Node:
-    """One value of the configuration.
-
-    Attributes
-    ----------
-    kind : str
-        "scalar", "list" or "map".
-    tag : str
-        "" for plain data, else the tag as written ("!new:a.B", "!ref", ...).
-    value : Any
-        A Python scalar (or tuple), a list of nodes, or a dict of key to node.
-    where : Where
-        For a value of a mapping the place of its key.
-    text : str or None
-        A scalar as written in the source.
-    scope : tuple
-        Path of the file's root in the whole tree: where its references start.
-    """
-
-    kind: str
-    tag: str
-    value: Any
-    where: Where
-    text: str | None = None
-    scope: Path_ = ()
-    quoted: bool = field(default=False, repr=False)
-
-    @property
-    def target(self) -> str | None:
-        """What ``!new:``, ``!name:`` ... name, or None."""
-        for prefix in (*TARGET_TAGS, "!include:"):
-            if self.tag.startswith(prefix):
-                return self.tag[len(prefix) :]
-        return None
-
-    def children(self) -> list[tuple[Any, Node]]:
-        """Keys (or positions) and child nodes."""
-        if self.kind == "map":
-            return list(self.value.items())
-        return list(enumerate(self.value)) if self.kind == "list" else []
-
-
-def walk(node: Node, path: Path_ = ()) -> Iterator[tuple[Path_, Node]]:
-    """Yield path and node, parents first, in the order of the document."""
-    yield path, node
-    for key, child in node.children():
-        yield from walk(child, (*path, key))
-
-
-def dotted(path: Path_) -> str:
-    """Path as it is typed on the command line."""
-    return ".".join(str(part) for part in path)
-
-
-def bracketed(path: Path_) -> str:
-    """Path as HyperPyYAML writes it in a reference."""
-    return str(path[0]) + "".join(f"[{part}]" for part in path[1:])
-
-
-def addressable(path: Path_) -> bool:
-    """Whether a HyperPyYAML reference can name this path."""
-    return bool(path) and all(
-        isinstance(part, str) and part.strip() and not _UNADDRESSABLE.search(part)
-        for part in path
-    )
 
 
 def read_source(path: Path, name: str, faults: Faults) -> Node | None:
@@ -154,12 +84,19 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
         line = text.count("\n", 0, directive.start()) + 1
         faults.add(Where(name, line), f"%{directive[1]} directives are not accepted")
         return None
+    if deep := TOO_DEEP.search(text):
+        line = text.count("\n", 0, deep.start()) + 1
+        faults.add(Where(name, line), "nested too deeply")
+        return None
     try:
         composed = ruamel.yaml.YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
-        faults.add(Where(name, line), f"not YAML: {error.problem or error.context}")
+        problem = error.problem or error.context
+        if "'['" in problem or "'{'" in problem:
+            problem += "; in [...] and {...} write a reference as !ref '<a[b]>'"
+        faults.add(Where(name, line), f"not YAML: {problem}")
         return None
     except (YAMLError, ValueError, AssertionError, RecursionError) as error:
         reason = str(error).split("\n")[0] or type(error).__name__
@@ -171,7 +108,11 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
     if not isinstance(composed, MappingNode):
         faults.add(Where(name, 1), "must be a mapping of keys to values at the top")
         return None
-    return _Converter(name, faults).convert(composed, (), Where(name, 1))
+    root = _Converter(name, faults).convert(composed, (), Where(name, 1))
+    for key, node in root.children():
+        if not isinstance(key, str):
+            faults.add(node.where, f"{key}: a key at the top must be a text")
+    return root
 
 
 class _Converter:
@@ -180,32 +121,33 @@ class _Converter:
     def __init__(self, name: str, faults: Faults):
         self.name = name
         self.faults = faults
-        self.paths: dict[int, Path_] = {}
+        self.paths: dict[int, TreePath] = {}
         self.count = 0
         self.construct = ruamel.yaml.YAML(typ="safe", pure=True).constructor
 
     def where(self, raw) -> Where:
         return Where(self.name, raw.start_mark.line + 1)
 
-    def convert(self, raw, path: Path_, where: Where) -> Node:
+    def convert(self, raw, path: TreePath, where: Where) -> Node:
         """Convert one node; a refused one becomes null so that checking goes on."""
         self.count += 1
         if len(path) > MAX_DEPTH or self.count > MAX_NODES:
             if self.count <= MAX_NODES + 1:
                 self.faults.add(where, "nested too deeply or too large")
             self.count = max(self.count, MAX_NODES + 1)
-            return Node("scalar", "", None, where)
+            return broken(where)
         if id(raw) in self.paths and not self._plain_scalar(raw):
             return self._alias(raw, where)
         self.paths.setdefault(id(raw), path)
         tag = self._tag(raw, where)
         if tag is None:
-            return Node("scalar", "", None, where)
+            return broken(where)
         if isinstance(raw, ScalarNode):
             return self._scalar(raw, tag, where)
+        self._check_flow(raw)
         if tag in PLAIN_TAGS:
             self.faults.add(where, f"{tag}: takes a text, not a list or mapping")
-            return Node("scalar", "", None, where)
+            return broken(where)
         if isinstance(raw, SequenceNode):
             if tag.startswith("!include:"):
                 self.faults.add(where, f"{tag}: inputs are given as a mapping")
@@ -215,6 +157,22 @@ class _Converter:
             ]
             return Node("list", tag, items, where)
         return Node("map", tag, self._mapping(raw, path), where)
+
+    def _check_flow(self, raw) -> None:
+        """Report ``{shape: (3, 4)}``: YAML cuts the tuple at its comma."""
+        if not raw.flow_style:
+            return
+        items = raw.value
+        if isinstance(raw, MappingNode):
+            items = [value for _, value in raw.value]
+        for item in items:
+            if isinstance(item, ScalarNode) and item.style is None:
+                if item.value.startswith("(") and not item.value.endswith(")"):
+                    self.faults.add(
+                        self.where(item),
+                        f"{item.value}: in {{...}} and [...] a tuple ends at its "
+                        "comma; write !tuple '(1, 2)' there",
+                    )
 
     @staticmethod
     def _plain_scalar(raw) -> bool:
@@ -227,7 +185,7 @@ class _Converter:
             self.faults.add(
                 where, f"*{raw.anchor}: give the shared value a key and use !ref <key>"
             )
-            return Node("scalar", "", None, where)
+            return broken(where)
         text = f"<{bracketed(path)}>"
         return Node("scalar", "!ref", text, where, text)
 
@@ -263,7 +221,7 @@ class _Converter:
         text = raw.value
         quoted = raw.style is not None
         node = Node("scalar", tag, text, where, text, quoted=quoted)
-        if tag == "!tuple" or (not tag and not quoted and _TUPLE.match(text)):
+        if tag == "!tuple" or (not tag and not quoted and TUPLE.match(text)):
             node.tag = "!tuple"
             node.value = self._tuple(text, where)
         elif tag.startswith((*TARGET_TAGS, "!include:")) and text:
@@ -284,22 +242,20 @@ class _Converter:
                 node.value = self.construct.construct_object(raw)
             except (YAMLError, ValueError, OverflowError) as error:
                 self.faults.add(where, f"{text[:40]}: {str(error).splitlines()[0]}")
-                node.value = None
+                return broken(where)
         return node
 
     def _tuple(self, text: str, where: Where) -> tuple:
         """``(1, 2)`` as a tuple of plain scalars, without HyperPyYAML's re-parse."""
-        inner = text.strip()[1:-1]
-        items = parse_flow(f"[{inner}]")
-        if items is None or not _TUPLE.match(text):
+        values = parse_tuple(text)
+        if values is None:
             self.faults.add(where, f"{text[:60]}: a tuple holds plain scalars only")
-            return ()
-        return tuple(items)
+        return values or ()
 
-    def _mapping(self, raw: MappingNode, path: Path_) -> dict[Any, Node]:
+    def _mapping(self, raw: MappingNode, path: TreePath) -> dict[Any, Node]:
         entries: dict[Any, Node] = {}
         lines: dict[Any, int] = {}
-        merged: list[tuple[Any, Path_]] = []
+        merged: list[tuple[Any, TreePath]] = []
         for raw_key, raw_value in raw.value:
             where = self.where(raw_key)
             if str(raw_key.tag) == CORE + "merge" and raw_key.style is None:
@@ -332,7 +288,7 @@ class _Converter:
         self.faults.add(where, "a key must be a text or a whole number")
         return None
 
-    def _merge_sources(self, raw, where: Where) -> list[tuple[MappingNode, Path_]]:
+    def _merge_sources(self, raw, where: Where) -> list[tuple[MappingNode, TreePath]]:
         sources = raw.value if isinstance(raw, SequenceNode) else [raw]
         usable = []
         for source in sources:
@@ -345,37 +301,3 @@ class _Converter:
 
 def _types_hint(text: str) -> str:
     return did_you_mean(text, PLACEHOLDER_TYPES)
-
-
-def parse_flow(text: str) -> list[Any] | None:
-    """Scalars of a flow list such as ``[1, 2.5, a]``; None if it is anything else.
-
-    Example
-    -------
-    >>> parse_flow("[1, 5e-4, a b]"), parse_flow("[{a: 1}]"), parse_flow("[!!x 1]")
-    ([1, 0.0005, 'a b'], None, None)
-    """
-    pairs = parse_flow_pairs(text)
-    return None if pairs is None else [value for value, _ in pairs]
-
-
-def parse_flow_pairs(text: str) -> list[tuple[Any, str | None]] | None:
-    """Like `parse_flow`, each scalar with its text as written if it was unquoted."""
-    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
-    try:
-        raw = yaml.compose(text)
-        if not isinstance(raw, SequenceNode) or str(raw.tag) != CORE + "seq":
-            return None
-        if raw.anchor is not None or len(raw.value) > MAX_NODES:
-            return None
-        pairs = []
-        for item in raw.value:
-            if not isinstance(item, ScalarNode) or str(item.tag) not in SCALAR_TAGS:
-                return None
-            if item.anchor is not None:
-                return None
-            value = yaml.constructor.construct_object(item)
-            pairs.append((value, item.value if item.style is None else None))
-    except (YAMLError, ValueError, AssertionError, RecursionError, OverflowError):
-        return None
-    return pairs

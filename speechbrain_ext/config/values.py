@@ -12,7 +12,8 @@ import re
 from typing import Any
 
 from .faults import Where
-from .source import REFUSED_TEXT, Node, parse_flow, parse_flow_pairs
+from .flow import REFUSED_TEXT, parse_flow, parse_flow_pairs, parse_tuple
+from .tree import Node
 
 #: placeholders of these names wait for a text, whatever it looks like
 TEXT_KEY = re.compile(r"(^|_)(tag|name|url|manifest|folder|dir|file|path|root)$")
@@ -59,7 +60,10 @@ def plain_value(text: str) -> Any:
             raise ValueError("must be a plain scalar or a list such as [1, 2]")
         return values
     if stripped[:1] == "(" and stripped[-1:] == ")":
-        return tuple(plain_value(f"[{stripped[1:-1]}]"))
+        values = parse_tuple(stripped)
+        if values is None:
+            raise ValueError("must be a tuple of plain scalars such as (1, 2)")
+        return values
     if not stripped:
         raise ValueError("needs a value")
     if stripped[0] in "'\"":

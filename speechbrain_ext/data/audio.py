@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,15 @@ AUDIO_EXTENSIONS = frozenset(
     {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".g722"}
 )
 
-# Formats without a header: FFmpeg can't guess them and must be told.
-_HEADERLESS = {".g722": "g722"}
+# Formats that FFmpeg must be told, because the file doesn't say them surely.
+_TOLD = {".g722": "g722", ".mp3": "mp3"}
+
+
+# How libsndfile tells that a WAV file ends before its header says. Headers that are
+# wrong by a few bytes are common, and streamed files promise the largest number.
+_DATA_CHUNK = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_MAX_SLOPPY_BYTES = 1024
+_STREAMED_BYTES = 0x7FF00000
 
 
 class AudioError(UserError):
@@ -49,7 +57,9 @@ def load_audio(
     """Decode a whole file to one channel; values are *not* checked, see `check`.
 
     soundfile (libsndfile) is tried first; what it doesn't know (m4a, G.722, odd WAV
-    codecs) goes to PyAV (FFmpeg). Several channels are averaged.
+    codecs) goes to PyAV (FFmpeg). MP3 goes to PyAV where there is one: soundfile's
+    decoder writes its complaints about damaged files all over the terminal. Several
+    channels are averaged.
 
     Arguments
     ---------
@@ -75,7 +85,7 @@ def load_audio(
     if not path.is_file():
         raise AudioError(path, "no such file")
     try:
-        if path.suffix.lower() in _HEADERLESS:
+        if path.suffix.lower() in _TOLD:
             wav, rate = _decode_with_av(path)
         else:
             wav, rate = _decode_with_soundfile(path)
@@ -92,9 +102,14 @@ def _decode_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
             expected = stream.frames
             wav = stream.read(dtype="float32", always_2d=True)
             rate = stream.samplerate
+            promised = _DATA_CHUNK.search(stream.extra_info)
     except soundfile.LibsndfileError:
         return _decode_with_av(path)
-    # libsndfile stops silently where a compressed stream is cut off.
+    # libsndfile stops silently where a file is cut off.
+    if promised:
+        num_bytes, num_there = map(int, promised.groups())
+        if _MAX_SLOPPY_BYTES < num_bytes - num_there and num_bytes < _STREAMED_BYTES:
+            raise AudioError(path, f"cut off: {num_there} of {num_bytes} bytes there")
     if 0 < expected < 2**62 and len(wav) < expected:
         raise AudioError(path, f"cut off: {len(wav)} of {expected} samples decoded")
     return _average_channels(wav.T), rate
@@ -104,6 +119,8 @@ def _decode_with_av(path: Path) -> tuple[np.ndarray, int]:
     try:
         import av
     except ImportError:
+        if path.suffix.lower() == ".mp3":
+            return _decode_with_soundfile(path)
         raise UserError(
             f"audio: {path}: this format needs PyAV; install it with: pip install av"
         ) from None
@@ -112,19 +129,24 @@ def _decode_with_av(path: Path) -> tuple[np.ndarray, int]:
         # A stream, not a name: FFmpeg takes "a:b.wav" for the protocol "a".
         with (
             open(path, "rb") as stream,
-            av.open(stream, format=_HEADERLESS.get(path.suffix.lower())) as container,
+            av.open(
+                stream,
+                format=_TOLD.get(path.suffix.lower()),
+                metadata_errors="replace",
+            ) as container,
         ):
-            if not container.streams.audio:
-                raise AudioError(path, "undecodable: no audio stream")
-            source = container.streams.audio[0]
+            sources = [one for one in container.streams.audio if one.codec_context]
+            if not sources:
+                raise AudioError(path, "undecodable: no audio of a known codec")
+            source = sources[0]
             rate = source.rate
             to_float = av.AudioResampler(format="fltp")
             for frame in container.decode(source):
                 for converted in to_float.resample(frame):
                     chunks.append(_average_channels(converted.to_ndarray()))
-    except av.FFmpegError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise AudioError(path, f"undecodable: {reason}") from None
+    except (av.FFmpegError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(path, f"undecodable: {reason.lower()}") from None
     if not chunks:
         return np.zeros(0, np.float32), rate
     return np.concatenate(chunks), rate

@@ -72,7 +72,8 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
     Audio below the manifest's folder is written as a relative path, so that the data
     folder can be moved as a whole.
     """
-    folder = Path(path).resolve().parent
+    # Not resolve(): a linked data folder still holds its own audio.
+    folder = Path(os.path.abspath(path)).parent
     entries = {}
     for utterance in sorted(utterances, key=lambda utterance: utterance.utt_id):
         wav = Path(os.path.abspath(utterance.wav))

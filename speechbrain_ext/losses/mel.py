@@ -31,7 +31,7 @@ class _MelPower(torch.autograd.Function):
         spec = grid.spectrum(padded, samples, window)
         ctx.save_for_backward(spec, window, filters)
         ctx.grid, ctx.length = grid, padded.size(-1)
-        return torch.mul(spec, spec.conj()).real @ filters
+        return spec.real.square().addcmul_(spec.imag, spec.imag) @ filters
 
     @staticmethod
     @once_differentiable

@@ -31,15 +31,16 @@ class CodebookBank(nn.Module):
       instead of creeping there over :math:`1/(1-\gamma)` steps from its random start.
     - A code that won nothing keeps its bits (W/N is unchanged then, apart from
       rounding), so N needs no smoothing constant.
-    - Nothing moves in `stage`: counts, sums and candidate rows wait in ``staged_*``
-      for `commit` or `discard`, so that a rejected batch leaves no trace.
+    - At the first commit after k-means, N is scaled to add up to a batch: with the
+      counts of k-means the codes would hardly follow the encoder at first.
+    - Nothing moves in the ``stage_*`` methods: counts, sums and candidate rows wait
+      in buffers for `commit` or `discard`, so that a rejected batch leaves no trace.
     - Dead codes are told by a threshold relative to the stage's mean usage. EnCodec's
       absolute 2.0 redraws most of a 1024-entry codebook at every step when a batch
       has 600 frames.
 
-    Every operation of `stage`, `commit` and `discard` is free of host
-    synchronisation. Random choices come from torch's global generator of the
-    tensors' device.
+    Staging, `commit` and `discard` never synchronise with the host. Random choices
+    come from torch's global generator of the tensors' device.
 
     Arguments
     ---------
@@ -110,15 +111,41 @@ class CodebookBank(nn.Module):
         """Code vectors of one stage, [codebook_size, width], as a view."""
         return self.codebooks[stage, :, :width]
 
+    def blank(self, stage: int, width: int) -> None:
+        """Zero the columns a narrower stage doesn't use, so that norms ignore them."""
+        for buffer in (self.codebooks, self.ema_sums):
+            buffer[stage, :, width:] = 0
+
     def fill(self, stage: int, centroids: torch.Tensor, counts: torch.Tensor) -> None:
         """Start one stage from centroids and the counts they are means of."""
         width = centroids.shape[1]
-        for buffer in (self.codebooks, self.ema_sums):
-            buffer[stage].zero_()
+        self.blank(stage, width)
         self.codebooks[stage, :, :width] = centroids
         self.ema_sums[stage, :, :width] = centroids * counts[:, None]
         self.ema_counts[stage] = counts
         self.commits[stage] = 0
+
+    def count(self, codes: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Count how often each code was chosen.
+
+        Arguments
+        ---------
+        codes : torch.Tensor
+            Of the first stages, [num_stages, n].
+        valid : torch.Tensor
+            1.0 for the frames that count, else 0.0, [n].
+
+        Returns
+        -------
+        torch.Tensor
+            [num_stages, codebook_size], float32.
+        """
+        num_stages, size = codes.shape[0], self.codebooks.shape[1]
+        offsets = torch.arange(0, num_stages * size, size, device=codes.device)
+        counts = valid.new_zeros(num_stages * size)
+        flat = (codes + offsets[:, None]).flatten()
+        counts.index_add_(0, flat, valid.repeat(num_stages))
+        return counts.view(num_stages, size)
 
     def stage_counts(self, counts: torch.Tensor) -> None:
         """Add a batch's code counts, [n, codebook_size], of the first n stages."""
@@ -148,8 +175,8 @@ class CodebookBank(nn.Module):
         Returns
         -------
         tuple or None
-            Row numbers, [num_stages, num_slots] int64, and 1.0 for the slots that get
-            a row, [num_slots]; for `stage_candidates`.
+            Row numbers, [num_stages, num_slots] int64, and whether a slot gets a row,
+            [num_slots, 1] bool; for `stage_candidates`.
         """
         if not self.num_slots or not valid.numel():
             return None
@@ -160,7 +187,7 @@ class CodebookBank(nn.Module):
         offsets = torch.arange(self.codebooks.shape[0], device=valid.device)
         picks = (slots + offsets[:, None] * self.num_slots) % num_valid.clamp(min=1)
         # A slot past the number of finite rows would only repeat one.
-        return order[picks], (slots < num_valid).float()
+        return order[picks], (slots < num_valid)[:, None]
 
     def stage_candidates(
         self,
@@ -174,13 +201,12 @@ class CodebookBank(nn.Module):
         """
         if drawn is None:
             return
-        picks, filled = drawn[0][stage], drawn[1]
+        picks, gets_row = drawn
         slots = self.candidates[stage, :, : rows.shape[1]]
-        chosen = rows.index_select(0, picks)
-        slots.copy_(torch.where(filled[:, None] > 0, chosen, slots))
-        self.candidate_filled[stage].copy_(
-            torch.maximum(self.candidate_filled[stage], filled)
-        )
+        chosen = rows.index_select(0, picks[stage])
+        torch.where(gets_row, chosen, slots, out=slots)
+        filled = self.candidate_filled[stage]
+        torch.maximum(filled, gets_row[:, 0].to(filled.dtype), out=filled)
 
     def discard(self) -> None:
         """Forget what was staged."""
@@ -201,7 +227,9 @@ class CodebookBank(nn.Module):
         """
         if is_distributed():
             self._reduce()
-        active = self.staged_counts.sum(1) > 0
+        total = self.staged_counts.sum(1)
+        active = total > 0
+        self._settle(total, active)
         weight = active * (1.0 - self.decay)
         self.ema_counts.lerp_(self.staged_counts, weight[:, None])
         self.ema_sums.lerp_(self.staged_sums, weight[:, None, None])
@@ -214,6 +242,18 @@ class CodebookBank(nn.Module):
             self._revive(active)
         self.commits.add_(active)
         self.discard()
+
+    def _settle(self, total: torch.Tensor, active: torch.Tensor) -> None:
+        """At the first commit after `fill`, let N add up to a batch, not to k-means.
+
+        k-means saw many batches' worth of frames; with its counts the codes would
+        hardly follow the encoder for as many steps. W / N stays what it was.
+        """
+        held = self.ema_counts.sum(1)
+        first = active & (self.commits == 0) & (held > 0)
+        scale = torch.where(first, total / held, 1.0)
+        self.ema_counts.mul_(scale[:, None])
+        self.ema_sums.mul_(scale[:, None, None])
 
     def _revive(self, active: torch.Tensor) -> None:
         """Give dead codes a row of the batch: codebook, count and sum alike."""

@@ -13,8 +13,8 @@ class FrameReservoir(nn.Module):
     """The first finite frames of training, staged and committed like statistics.
 
     It is open until `close`, when its buffer is replaced by an empty one; the shape
-    of that buffer is what tells the two states apart, in memory and in a checkpoint,
-    without asking the device.
+    of that buffer tells the two states apart without asking the device. A checkpoint
+    has the flag ``closed`` for it.
 
     Arguments
     ---------
@@ -40,6 +40,7 @@ class FrameReservoir(nn.Module):
         rows = capacity + 1 if capacity else 0
         self.register_buffer("frames", torch.zeros(rows, dim))
         self.register_buffer("committed", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("closed", torch.tensor(capacity == 0))
         self.register_buffer(
             "staged", torch.zeros((), dtype=torch.int64), persistent=False
         )
@@ -101,14 +102,27 @@ class FrameReservoir(nn.Module):
 
     def close(self) -> None:
         """Stop collecting and free the memory."""
-        self.frames = self.frames.new_zeros(0, self.frames.shape[1])
+        self._resize(0)
+
+    def _resize(self, rows: int) -> None:
+        self.frames = self.frames.new_zeros(rows, self.frames.shape[1])
         self.committed.zero_()
         self.staged.zero_()
+        self.closed.fill_(rows == 0)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        loaded = state_dict.get(prefix + "frames")
-        if loaded is not None and loaded.shape[1:] == self.frames.shape[1:]:
-            self.frames = self.frames.new_zeros(loaded.shape)
+        # The flag decides, since the frames of the two sides need not be of one size
+        # (and are left out by whoever loads only what fits).
+        closed = state_dict.get(prefix + "closed")
+        frames = state_dict.get(prefix + "frames")
+        if closed is not None and bool(closed):
+            self._resize(0)
+        elif frames is not None and frames.shape[1:] == self.frames.shape[1:]:
+            self._resize(frames.shape[0])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if not self.is_open:
+            self._resize(0)
+        elif frames is None:
+            self.committed.zero_()
         self.staged.copy_(self.committed)
         self._offered = self.capacity  # unknown: ask from now on

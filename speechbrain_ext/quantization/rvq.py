@@ -18,7 +18,7 @@ from speechbrain_ext.quantization.kmeans import fit_codebooks
 from speechbrain_ext.quantization.ranks import all_ranks, copy_from_first_rank
 from speechbrain_ext.quantization.reservoir import FrameReservoir
 from speechbrain_ext.quantization.result import RVQResult, code_statistics
-from speechbrain_ext.quantization.search import nearest_codes
+from speechbrain_ext.quantization.search import half_square_norms, nearest_codes
 from speechbrain_ext.quantization.subspaces import make_subspaces
 
 
@@ -106,7 +106,9 @@ class ResidualVectorQuantizer(nn.Module):
         "forward": each training forward ends with a commit, as stock trainers need.
         "step": somebody calls `commit_statistics` after the optimizer step. With
         gradient accumulation or activation checkpointing take "step": forward then
-        may run any number of times per step. May be set later as an attribute.
+        may run any number of times per step. May be set later as an attribute. With
+        gradient accumulation under DistributedDataParallel also give that
+        ``broadcast_buffers=False``, or rank 0's staging overwrites that of the others.
 
     Raises
     ------
@@ -195,6 +197,8 @@ class ResidualVectorQuantizer(nn.Module):
             dead_threshold=dead_threshold,
             revive_every=revive_every,
         )
+        for stage in range(num_quantizers):
+            self.bank.blank(stage, self.subspaces.width_of(stage))
         self.reservoir = FrameReservoir(init_frames if lazy else 0, dim)
 
     @property
@@ -288,12 +292,13 @@ class ResidualVectorQuantizer(nn.Module):
         self._check_latents(latents)
         with torch.autocast(latents.device.type, enabled=False):
             residual, mask = _finite_rows(latents.reshape(-1, self.dim).float())
+            half_norms = half_square_norms(self.bank.codebooks[:active])
             codes = []
             for stage in range(active):
-                part, found, vectors = self._look_up(stage, residual, mask)
+                part, found, vectors = self._look_up(stage, residual, mask, half_norms)
                 self.subspaces.subtract_(stage, residual, part, vectors)
                 codes.append(found)
-        return _arrange(codes, latents)
+        return _arrange(torch.stack(codes), latents)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
@@ -429,12 +434,11 @@ class ResidualVectorQuantizer(nn.Module):
             commitment = Commitment(
                 residual, self.commitment_weight, self.commitment_limit
             )
-            counts = residual.new_zeros(active, self.codebook_size)
+            half_norms = half_square_norms(self.bank.codebooks[:active])
             codes = []
             drawn = self.bank.draw_candidates(valid) if self.training else None
             for stage in range(active):
-                part, found, vectors = self._look_up(stage, residual, mask)
-                counts[stage].index_add_(0, found, valid)
+                part, found, vectors = self._look_up(stage, residual, mask, half_norms)
                 if self.training:
                     target = part if self.ema_target == "residual" else vectors
                     self.bank.stage_sums(stage, found, target)
@@ -443,6 +447,8 @@ class ResidualVectorQuantizer(nn.Module):
                 error = self.subspaces.subtract_(stage, residual, part, vectors)
                 commitment.add(self.subspaces, stage, error)
                 codes.append(found)
+            codes = torch.stack(codes)
+            counts = self.bank.count(codes, valid)
             if self.training:
                 self.bank.stage_counts(counts)
             loss, gradient, stages, saturations = commitment.finish()
@@ -469,7 +475,7 @@ class ResidualVectorQuantizer(nn.Module):
             rows, mask = _finite_rows(frames)
             valid = mask[:, 0] > 0
             self.reservoir.add(rows, valid)
-            codes = torch.zeros_like(valid, dtype=torch.int64)
+            codes = torch.zeros_like(valid, dtype=torch.int64).repeat(active, 1)
             metrics = code_statistics(rows.new_zeros(active, self.codebook_size)) | {
                 "commitment": rows.new_zeros(active),
                 "saturations": codes.new_zeros(()),
@@ -477,10 +483,14 @@ class ResidualVectorQuantizer(nn.Module):
                 "revived": codes.new_zeros(()),
             }
         loss = rows.new_zeros(())
-        return RVQResult(latents, _arrange([codes] * active, latents), loss, metrics)
+        return RVQResult(latents, _arrange(codes, latents), loss, metrics)
 
     def _look_up(
-        self, stage: int, residual: torch.Tensor, mask: torch.Tensor
+        self,
+        stage: int,
+        residual: torch.Tensor,
+        mask: torch.Tensor,
+        half_norms: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Find what one stage codes, the codes found, and their vectors.
 
@@ -489,7 +499,7 @@ class ResidualVectorQuantizer(nn.Module):
         """
         part = self.subspaces.project(stage, residual)
         book = self.bank.book(stage, part.shape[1])
-        codes = nearest_codes(part, book)
+        codes = nearest_codes(part, book, half_norms[stage])
         return part, codes, book.index_select(0, codes).mul_(mask)
 
     def _num_active(self, requested: int | None) -> int:
@@ -529,7 +539,7 @@ def _finite_rows(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(valid, frames, 0.0), valid.float()
 
 
-def _arrange(codes: list[torch.Tensor], latents: torch.Tensor) -> torch.Tensor:
-    """Bring flat codes of each stage to [batch, num_quantizers, time]."""
+def _arrange(codes: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Bring codes, [num_quantizers, n], to [batch, num_quantizers, time]."""
     batch, time, _ = latents.shape
-    return torch.stack([found.view(batch, time) for found in codes], dim=1)
+    return codes.view(codes.shape[0], batch, time).transpose(0, 1).contiguous()

@@ -11,10 +11,20 @@ SCORES_PER_BLOCK = {"cpu": 2**18, "cuda": 2**26}
 
 #: Columns compared side by side in `_row_argmax`.
 LANES = 32
+#: With fewer scores one call of argmax is quicker than the five calls of the trick.
+FEW_SCORES = 2**13
 
 
 @torch.no_grad()
-def nearest_codes(rows: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+def half_square_norms(codebooks: torch.Tensor) -> torch.Tensor:
+    """``||c||^2 / 2`` of the code vectors, [..., codebook_size, width] float32."""
+    return torch.linalg.vector_norm(codebooks, dim=-1).square_().mul_(0.5)
+
+
+@torch.no_grad()
+def nearest_codes(
+    rows: torch.Tensor, codebook: torch.Tensor, half_norms: torch.Tensor | None = None
+) -> torch.Tensor:
     r"""Index of the codebook row nearest to each row, in Euclidean distance.
 
     :math:`\arg\min_k \|x - c_k\|^2 = \arg\max_k\, x \cdot c_k - \|c_k\|^2 / 2`, so
@@ -26,6 +36,8 @@ def nearest_codes(rows: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         What to look up, [n, width], float32 and finite.
     codebook : torch.Tensor
         The code vectors, [codebook_size, width], float32 and finite.
+    half_norms : torch.Tensor or None
+        `half_square_norms` of the codebook, where the caller has them.
 
     Returns
     -------
@@ -38,12 +50,15 @@ def nearest_codes(rows: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     >>> nearest_codes(torch.tensor([[0.9, 0.8], [0.1, -3.0]]), book)
     tensor([1, 0])
     """
+    if half_norms is None:
+        half_norms = half_square_norms(codebook)
     num_rows, size = rows.shape[0], codebook.shape[0]
-    half_norms = torch.linalg.vector_norm(codebook, dim=1).square().mul_(0.5)
     transposed = codebook.t()
-    codes = torch.empty(num_rows, dtype=torch.int64, device=rows.device)
     budget = SCORES_PER_BLOCK.get(rows.device.type, SCORES_PER_BLOCK["cuda"])
-    block = max(1, min(num_rows, budget // size))
+    block = max(1, budget // size)
+    if num_rows <= block:
+        return _row_argmax(torch.addmm(half_norms, rows, transposed, beta=-1))
+    codes = torch.empty(num_rows, dtype=torch.int64, device=rows.device)
     scores = rows.new_empty(block, size)
     for start in range(0, num_rows, block):
         part = rows[start : start + block]
@@ -61,7 +76,8 @@ def _row_argmax(scores: torch.Tensor) -> torch.Tensor:
     the entry in it. Twice as fast as argmax, and exact.
     """
     num_rows, size = scores.shape
-    if scores.device.type != "cpu" or size % LANES or size < 4 * LANES:
+    splits = size % LANES == 0 and size >= 4 * LANES
+    if scores.device.type != "cpu" or not splits or scores.numel() < FEW_SCORES:
         return scores.argmax(1)
     table = scores.view(num_rows, size // LANES, LANES)
     column = table.amax(1).argmax(1)

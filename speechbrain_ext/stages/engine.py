@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -22,13 +21,15 @@ from speechbrain_ext.stages.plan import (
     choose_stages,
     makes,
     missing_inputs,
-    suggest,
 )
 from speechbrain_ext.stages.process import InterruptedStageError, run_logged
-from speechbrain_ext.stages.record import Record, parse_options
+from speechbrain_ext.stages.record import Record
+from speechbrain_ext.stages.settings import check_recipe
 
 #: What a stage imports; if one is missing the environment was never finished.
 PACKAGES = ("torch", "speechbrain", "hyperpyyaml", "soundfile", "click")
+
+INTERRUPTED = 130
 
 
 def run(plan: Plan) -> int:
@@ -38,24 +39,24 @@ def run(plan: Plan) -> int:
     -------
     int
         0 done, or what a stage that failed stands for: 2 the input or configuration
-        is wrong (the command said so by its own exit code 2), 1 anything else.
+        is wrong (the command said so by its own exit code 2), 130 interrupted, 1
+        anything else.
 
     Raises
     ------
     UserError
         If nothing can be run: no such stage, an input that no chosen stage makes, an
         override that the recipe does not know.
-    KeyboardInterrupt
-        If it was interrupted; the running command has ended.
     """
     started = time.monotonic()
     check_environment()
     chosen = choose_stages(plan.stages, plan.first, plan.last)
     if plan.check:
-        check_recipe(plan)
+        check_recipe(plan.check, options=plan.options)
     if plan.dry_run:
         return dry_run(plan, chosen)
     complain_about_missing_inputs(plan, chosen)
+    check_signatures(plan, chosen)
     write_command(plan)
     for stage in plan.stages:
         if stage.number < chosen[0].number:
@@ -99,10 +100,13 @@ def run_stage(plan: Plan, stage: Stage) -> int:
                 keep_open=[descriptor],
             )
         except InterruptedStageError:
-            log(stage.where, f"Stage {stage}: interrupted")
-            raise KeyboardInterrupt from None
+            log(stage.where, f"Stage {stage}: interrupted; the same command goes on")
+            return INTERRUPTED
         fault = _fault(stage, code)
-        record.finish(inputs, ok=not fault, seconds=time.monotonic() - begun)
+        if code == UserError.exit_code and record.refuse():
+            fault += "; what it had made before is as it was"
+        else:
+            record.finish(inputs, ok=not fault, seconds=time.monotonic() - begun)
     if not fault:
         return 0
     print(
@@ -125,7 +129,7 @@ def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
             # Their output may come out the same: then this stage will be skipped.
             reasons += [
                 f"unless stage {earlier} leaves {path} as it is"
-                for path in [*stage.needs, *stage.recipe, *stage.watches]
+                for path in stage.inputs
                 for earlier in waiting
                 if makes(earlier, path)
             ]
@@ -168,33 +172,21 @@ def check_environment() -> None:
         )
 
 
-def check_recipe(plan: Plan) -> None:
-    """Let the ``check`` command read recipe and overrides before anything runs.
+def check_signatures(plan: Plan, chosen: Sequence[Stage]) -> None:
+    """Let ``check`` compare arguments with signatures before an earlier stage works.
 
-    Raises
-    ------
-    UserError
-        With the command's own message; where an override looks like an option of
-        ``run.sh`` that is said too.
+    It imports torch: done only if a stage would run for nothing before the training
+    script, which does the same at its start, could say so.
     """
-    from speechbrain_ext.cli import COMMANDS  # click, once the environment is known
-
-    if "check" not in COMMANDS:
+    todo = [s for s in chosen if not Record(s).judge(force=plan.force).up_to_date]
+    if not plan.check or not any(stage.recipe for stage in todo[1:]):
         return
     command = [sys.executable, "-m", "speechbrain_ext", "check", *plan.check]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode == 0:
-        return
-    if result.returncode == -signal.SIGINT or result.returncode == 130:
+    if result.returncode in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
-    said = result.stderr + result.stdout
-    hints = [
-        f"  --{name}: or an option of run.sh{suggest(name, plan.options, prefix='--')}"
-        for name in parse_options(plan.check)
-        if re.search(rf"\b{re.escape(name)}\b", said) and suggest(name, plan.options)
-    ]
-    message = (result.stderr or result.stdout).rstrip()
-    raise UserError("\n".join([message, *hints]))
+    if result.returncode:
+        raise UserError((result.stderr or result.stdout).rstrip())
 
 
 def write_command(plan: Plan) -> None:

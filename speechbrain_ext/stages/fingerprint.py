@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import time
 from pathlib import Path
 
@@ -90,27 +89,6 @@ class Fingerprints:
             self._entries[key] = [*stamp, digest]
             self._changed = True
         return digest
-
-
-def included_files(paths: list[str]) -> list[str]:
-    """Return YAML files and all that they ``!include:``, each once, in order.
-
-    Files that do not exist are listed too: their absence is a change.
-    """
-    found: list[str] = []
-    queue = list(paths)
-    while queue:
-        name = queue.pop(0)
-        if name in found:
-            continue
-        found.append(name)
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            continue
-        for target in re.findall(r"!include:\s*([^\s#{]+)", text):
-            queue.append(os.path.normpath(os.path.join(os.path.dirname(name), target)))
-    return found
 
 
 def _walk(folder: Path) -> list[tuple[str, Path]]:

@@ -26,7 +26,8 @@ class Stage:
     needs : list[str]
         Files and folders it reads, compared by content.
     recipe : list[str]
-        YAML files it reads, compared by content, included files too.
+        What its training script takes, RECIPE.yaml, presets and overrides: compared
+        by the values that they come to.
     watches : list[str]
         Large folders it reads, compared by name, size and time of their files only.
     makes : list[str]
@@ -57,6 +58,11 @@ class Stage:
     launcher: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
 
+    @property
+    def inputs(self) -> list[str]:
+        """Every path it reads."""
+        return [*self.needs, *self.recipe[:1], *self.watches]
+
     def __str__(self) -> str:
         """Return its number and name, for messages."""
         return f"{self.number} ({self.name})"
@@ -86,7 +92,7 @@ class Plan:
     options : list[str]
         Names of all declared options, for suggestions.
     check : list[str]
-        Arguments of the ``check`` command run before the first stage; empty: none.
+        RECIPE.yaml, presets and overrides, checked before the first stage; or empty.
     show : list[str]
         File printed at the end.
     look : list[str]
@@ -213,7 +219,7 @@ def missing_inputs(chosen: Sequence[Stage], stages: Sequence[Stage]) -> list[tup
     """
     faults = []
     for stage in chosen:
-        for path in [*stage.needs, *stage.recipe, *stage.watches]:
+        for path in stage.inputs:
             if Path(path).exists():
                 continue
             maker = next((s for s in stages if s is not stage and makes(s, path)), None)

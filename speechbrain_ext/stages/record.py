@@ -14,8 +14,9 @@ from pathlib import Path
 
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import write_json
-from speechbrain_ext.stages.fingerprint import Fingerprints, included_files
+from speechbrain_ext.stages.fingerprint import Fingerprints
 from speechbrain_ext.stages.plan import Stage
+from speechbrain_ext.stages.settings import resolved_settings
 
 #: Options that say where or how loudly a stage runs, not what it computes.
 NOT_COMPARED = frozenset(
@@ -63,6 +64,9 @@ class Record:
         self.folder = Path(stage.home, ".stages")
         self.path = self.folder / f"{stage.name}.json"
         self.aside = Path(stage.home, "previous", stage.name)
+        self._before: dict = {}
+        self._moved: list[Path] = []
+        self.settings = resolved_settings(stage.recipe) if stage.recipe else {}
         self.prints = Fingerprints(self.folder / "hashes.json")
 
     def read(self) -> dict:
@@ -77,7 +81,8 @@ class Record:
         """Digest of every input as it is now."""
         stage = self.stage
         found = {p: self.prints.content(p) for p in stage.needs}
-        found |= {p: self.prints.content(p) for p in included_files(stage.recipe)}
+        if self.settings is None:
+            found[stage.recipe[0]] = self.prints.content(stage.recipe[0])
         found |= {p: self.prints.listing(p) for p in stage.watches}
         return found
 
@@ -104,7 +109,7 @@ class Record:
             if force and known:
                 return Verdict(["--force"], fresh=True)
             return Verdict([_UNFINISHED.get(status, "not run yet")])
-        changed = _changed_options(known.get("command", []), self.stage.command)
+        changed = list(self._changed_options(known))
         reasons = [text for _, text in changed]
         fresh = any(name not in self.stage.extends for name, _ in changed)
         for reason in [
@@ -120,6 +125,7 @@ class Record:
 
     def begin(self, *, fresh: bool) -> dict:
         """Remember that the stage is running; return its inputs as they are now."""
+        self._before, self._moved = self.read(), []
         if fresh:
             self._set_aside()
         inputs = self.inputs()
@@ -171,6 +177,18 @@ class Record:
             stream.flush()
             yield stream.fileno()
 
+    def _changed_options(self, known: dict) -> Iterator[tuple[str, str]]:
+        """Name and description of what differs in the command and in the recipe."""
+        before, now = known.get("settings", {}), self.settings or {}
+        yield from _differences("option ", before, now)
+        # An override that the recipe took in is compared there, whoever set it.
+        taken = {*now, "preset"} if now else ()
+        old = parse_options(known.get("command", []))
+        new = parse_options(self.stage.command)
+        for name, text in _differences("option ", old, new):
+            if name not in taken:
+                yield name, text
+
     def _write(self, status: str, inputs: dict, outputs: dict, seconds=None) -> None:
         write_json(
             self.path,
@@ -180,10 +198,29 @@ class Record:
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
                 "seconds": seconds,
                 "command": self.stage.command,
+                "settings": self.settings or {},
                 "inputs": inputs,
                 "outputs": outputs,
             },
         )
+
+    def refuse(self) -> bool:
+        """Undo `begin`: the command found its input wrong and did nothing.
+
+        Returns
+        -------
+        bool
+            False, with nothing changed, if there is nothing to go back to, or if the
+            command has begun a state of its own after all.
+        """
+        if not self._before or any(map(_holds_files, self._moved[:1])):
+            return False
+        for path in self._moved:
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(self.aside / path.name, path)
+        write_json(self.path, self._before)
+        return True
 
     def _set_aside(self) -> None:
         """Move resumable outputs to ``<home>/previous/<stage>/``, one by one.
@@ -198,6 +235,7 @@ class Record:
                 shutil.rmtree(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
+            self._moved.append(path)
 
 
 _UNFINISHED = {"running": "it was interrupted", "failed": "it failed last time"}
@@ -224,18 +262,15 @@ def parse_options(command: list[str]) -> dict[str, str]:
     return options
 
 
-def _changed_options(before: list[str], now: list[str]) -> list[tuple[str, str]]:
-    old, new = parse_options(before), parse_options(now)
-    names = [*new, *(name for name in old if name not in new)]
-    return [
-        (
-            name,
-            f"{'command' if name == 'command' else 'option ' + name}: "
-            f"{old.get(name, '(not given)')} -> {new.get(name, '(not given)')}",
-        )
-        for name in names
-        if name not in NOT_COMPARED and old.get(name) != new.get(name)
-    ]
+def _holds_files(path: Path) -> bool:
+    return path.is_file() or any(entry.is_file() for entry in path.rglob("*"))
+
+
+def _differences(kind: str, old: dict, new: dict) -> Iterator[tuple[str, str]]:
+    for name in [*new, *(name for name in old if name not in new)]:
+        if name not in NOT_COMPARED and old.get(name) != new.get(name):
+            was, now = old.get(name, "(not given)"), new.get(name, "(not given)")
+            yield name, f"{'' if name == 'command' else kind}{name}: {was} -> {now}"
 
 
 def _changed_files(kind: str, before: dict, now: dict) -> Iterator[str]:

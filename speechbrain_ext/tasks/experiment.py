@@ -12,6 +12,11 @@ import sys
 from pathlib import Path
 
 import torch
+from speechbrain.utils.distributed import (
+    ddp_init_group,
+    get_rank,
+    if_main_process,
+)
 
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.errors import UserError
@@ -65,7 +70,7 @@ def git_state() -> dict[str, str | bool] | None:
 
 
 def environment() -> dict:
-    """What may explain a different number: versions, processor, threads, GPU."""
+    """Gather what may explain a different number: versions, processor, threads."""
     return {
         "versions": versions(),
         "git": git_state(),
@@ -85,6 +90,25 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def join_ranks(run_opts: dict) -> None:
+    """Join the process group under torchrun; alone, do nothing.
+
+    Arguments
+    ---------
+    run_opts : dict
+        SpeechBrain's run options; without a ``distributed_backend`` NCCL is taken
+        where there is a GPU for each rank, else gloo.
+    """
+    if get_rank() is None or torch.distributed.is_initialized():
+        return
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    backend = "nccl" if torch.cuda.device_count() >= here else "gloo"
+    run_opts.setdefault("distributed_backend", backend)
+    if run_opts["distributed_backend"] == "gloo":
+        run_opts.setdefault("device", "cpu")
+    ddp_init_group(run_opts)
 
 
 def open_experiment(recipe: Recipe, *, harmless: frozenset[str] = frozenset()) -> Path:
@@ -125,9 +149,11 @@ def open_experiment(recipe: Recipe, *, harmless: frozenset[str] = frozenset()) -
                 + "\nGive this run a name of its own (--tag NAME), or redo it from "
                 "nothing (--stage train --force)."
             )
+    if not if_main_process():
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     write_text(resolved, recipe.resolved_yaml)
-    write_json(folder / "env.json", environment())
+    write_json(folder / "env.json", environment() | {"run_opts": recipe.run_opts})
     _log_to(folder / "log.txt")
     logging.getLogger(__name__).info("command: %s", " ".join(sys.argv))
     return folder
@@ -166,10 +192,18 @@ def _log_to(path: Path) -> None:
         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
     console = logging.StreamHandler(sys.stderr)
-    console.setLevel(logging.INFO if os.environ.get("SB_LOG_LEVEL") else logging.WARN)
+    console.addFilter(_worth_the_console)
     console.setFormatter(logging.Formatter("%(message)s"))
     for handler in (file_handler, console):
         handler.experiment = True
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
+
+
+def _worth_the_console(record: logging.LogRecord) -> bool:
+    """Pass warnings, and the line of numbers after each epoch; the log has it all."""
+    if record.name == "py.warnings":
+        return False
+    epoch_line = record.name == "speechbrain.utils.train_logger"
+    return record.levelno >= logging.WARNING or epoch_line

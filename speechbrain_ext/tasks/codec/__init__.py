@@ -1,4 +1,4 @@
-"""The neural codec task; a recipe names it with ``task: speechbrain_ext.tasks.codec``."""
+"""The neural codec; a recipe says ``task: speechbrain_ext.tasks.codec``."""
 
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 

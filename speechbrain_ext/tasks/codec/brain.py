@@ -6,12 +6,13 @@ import logging
 import math
 import time
 
-import speechbrain
 import torch
 from speechbrain import Stage
+from speechbrain.utils.seed import seed_everything
 
 from speechbrain_ext.brain import DivergenceError, NaNSafeBrain
 from speechbrain_ext.brain.verdict import nonfinite_names
+from speechbrain_ext.data.sampler import generator_for
 
 logger = logging.getLogger(__name__)
 
@@ -165,11 +166,6 @@ class CodecBrain(NaNSafeBrain):
             self._shown = (now, shown)
         return {**shown, **super().progress_items()}
 
-    def _fit_train(self, train_set, epoch, enable):
-        # A reject before the first step would otherwise divide by step 0 in the bar.
-        self._shown = (0.0, {})
-        super()._fit_train(train_set, epoch, enable)
-
     def _fit_valid(self, valid_set, epoch, enable):
         interval = self.hparams.test_interval
         if epoch % interval == 0 or epoch == self.num_epochs:
@@ -178,7 +174,13 @@ class CodecBrain(NaNSafeBrain):
     def on_stage_start(self, stage, epoch=None):
         """Start the sums of an epoch."""
         if stage == Stage.TRAIN:
+            # Dropout and the quantizer's choices then do not depend on whether the
+            # run was interrupted between two epochs.
+            seed = generator_for(self.hparams.seed, epoch, "dropout").integers(2**31)
+            seed_everything(int(seed), verbose=False)
             self.term_sums = {}
+            self._shown = (0.0, {})
+            self.modules.reconstruction.saturations.zero_()
             self.stage_started = time.monotonic()
         else:
             self.valid_snr = {kbps: [] for kbps in self.hparams.valid_kbps}
@@ -189,6 +191,9 @@ class CodecBrain(NaNSafeBrain):
         if stage == Stage.TRAIN:
             steps = max(1, self.step)
             self.train_stats = {n: float(x) / steps for n, x in self.term_sums.items()}
+            self.train_stats["recon_saturations"] = int(
+                self.modules.reconstruction.saturations
+            )
             self.train_stats["rejected"] = self.health.epoch_rejected
             self.train_stats["seconds"] = time.monotonic() - self.stage_started
             if epoch % self.hparams.test_interval and epoch != self.num_epochs:
@@ -224,7 +229,7 @@ class CodecBrain(NaNSafeBrain):
                 f"first {bad[0]}), so no checkpoint was written; the last good one is "
                 "kept.\n  Next: the same command resumes from it."
             )
-        if speechbrain.utils.distributed.if_main_process():
-            self.checkpointer.save_and_keep_only(
-                meta={"snr": snr, "epoch": epoch}, max_keys=["snr"]
-            )
+        # On all ranks: the checkpointer itself writes on one and makes others wait.
+        self.checkpointer.save_and_keep_only(
+            meta={"snr": snr, "epoch": epoch}, max_keys=["snr"]
+        )

@@ -21,9 +21,11 @@ from speechbrain_ext.data.audio import save_audio
 from speechbrain_ext.data.loader import read_samples
 from speechbrain_ext.data.manifest import split_hash
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.report.results import write_results
+from speechbrain_ext.report.results import system_folder, write_results
+from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
+from speechbrain_ext.tasks.codec.rates import quantizers_of
 from speechbrain_ext.tasks.codec.train import manifest_at
 from speechbrain_ext.tasks.experiment import environment
 
@@ -33,7 +35,7 @@ def evaluate(
     test_manifest: str | Path,
     *,
     kbps: Sequence[float] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     jobs: int | None = None,
 ) -> dict:
     """Write ``results.json`` and ``reconstructions/`` of a trained codec.
@@ -46,8 +48,8 @@ def evaluate(
         The files to score; no choice was made by them.
     kbps : Sequence[float] or None
         Nested bitrates to score; None: the recipe's ``eval_kbps``.
-    device : str
-        Where the codec runs.
+    device : str or None
+        Where the codec runs; None: on a GPU if there is one.
     jobs : int or None
         Processes that measure; None: one for each core.
 
@@ -74,10 +76,11 @@ def evaluate(
     hparams = recipe.hparams
     sample_rate = hparams["sample_rate"]
     utterances = manifest_at(str(test_manifest), sample_rate)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     codec = hparams["modules"]["codec"].to(device).eval()
     meta = load_best(codec, Path(hparams["save_folder"]))
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
-    stages = numbers_of_quantizers(codec, rates)
+    stages = quantizers_of(codec, rates, "kbps")
 
     wavs = {utt_id: read_samples(u) for utt_id, u in utterances.items()}
     with Progress(transient=True) as progress:
@@ -101,7 +104,9 @@ def evaluate(
         systems = measure(
             candidates, wavs, sample_rate, jobs, lambda: progress.advance(task)
         )
-    write_reconstructions(folder / "reconstructions", candidates, wavs, sample_rate)
+    write_reconstructions(
+        folder / "reconstructions", systems, candidates, wavs, sample_rate
+    )
     return write_results(
         folder / "results.json",
         {
@@ -126,26 +131,20 @@ def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:
             f"evaluate: no checkpoint in {save_folder}; train first: ./run.sh --stage "
             "train"
         )
-    found = checkpointer.recover_if_possible(max_key="snr")
+    try:
+        found = checkpointer.recover_if_possible(max_key="snr")
+    except (RuntimeError, KeyError, EOFError, OSError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"evaluate: the checkpoint in {save_folder} does not fit its recipe, or is "
+            f"damaged: {first}\n  Next: ./run.sh --stage train --force"
+        ) from error
     if found is None:
         raise UserError(
             f"evaluate: the checkpoints in {save_folder} were written within an epoch "
             "and have no valid SNR yet; let training finish: ./run.sh --stage train"
         )
     return found.meta
-
-
-def numbers_of_quantizers(codec, rates: Sequence[float]) -> list[int]:
-    """Quantizers of each rate; all unusable rates in one message."""
-    numbers, wrong = [], []
-    for rate in rates:
-        try:
-            numbers.append(codec.kbps_to_quantizers(rate))
-        except ValueError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise UserError("evaluate: --kbps\n  " + "\n  ".join(wrong))
-    return numbers
 
 
 @torch.no_grad()
@@ -195,23 +194,23 @@ def measure(candidates, wavs, sample_rate, jobs, advance) -> list[dict]:
     return systems
 
 
-def write_reconstructions(folder: Path, candidates, wavs, sample_rate) -> None:
-    """Write ``<system>_<kbps>k/<utt_id>.wav`` and the originals, all or nothing."""
+def write_reconstructions(folder: Path, systems, candidates, wavs, rate) -> None:
+    """Write ``<system>/<utt_id>.wav`` beside the originals, all or nothing."""
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    for name, kbps, _, estimates in [("reference", None, None, wavs.values())] + list(
-        candidates
-    ):
-        place = new / (name if kbps is None else f"{name}_{kbps:.1f}k")
+    places = {"reference": wavs.values()}
+    for system, (*_, estimates) in zip(systems, candidates, strict=True):
+        places[system_folder(system)] = estimates
+    for place, estimates in places.items():
         for utt_id, wav in zip(wavs, estimates, strict=True):
             if np.isfinite(wav).all():
-                save_audio(place / f"{utt_id}.wav", wav, sample_rate)
+                save_audio(new / place / f"{utt_id}.wav", wav, rate)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 
 
 def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
-    """What a reader must know to recompute the table."""
+    """Gather what a reader must know to recompute the table."""
     manifests = [
         recipe.hparams["train_manifest"],
         recipe.hparams["valid_manifest"],
@@ -237,26 +236,24 @@ def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
 
 def train_seconds(folder: Path) -> float | None:
     """Seconds of training, summed over the epochs in the log."""
-    from speechbrain_ext.report.plots import read_train_log
-
     rows = read_train_log(folder / "train_log.txt")
     seconds = [row["train seconds"] for row in rows if "train seconds" in row]
     return round(sum(seconds), 1) if seconds else None
 
 
 def own_command(folder: Path) -> str:
-    """The command that made the experiment, as its run.sh says it."""
+    """Return the command that made the experiment, as its run.sh says it."""
     script = folder / "run.sh"
     if script.exists():
         lines = script.read_text(encoding="utf-8").splitlines()
         commands = [line for line in lines if line and not line.startswith("#")]
         if commands:
-            return commands[-1]
+            return commands[-1].removeprefix("exec ").removesuffix(' "$@"')
     return f"python recipes/codec/evaluate.py {folder}"
 
 
 def health(folder: Path, datadir: Path) -> dict:
-    """Counts of what went wrong on the way: files and batches."""
+    """Count what went wrong on the way: files and batches."""
     rejected = datadir / "rejected.tsv"
     files = 0
     if rejected.exists():

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 
 import torch
+from speechbrain.utils.distributed import get_rank, if_main_process
 
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.loader import crop_loader, read_samples, utterance_loader
 from speechbrain_ext.data.manifest import ManifestError, verify_manifest
 from speechbrain_ext.tasks.codec.brain import CodecBrain
-from speechbrain_ext.tasks.experiment import open_experiment
+from speechbrain_ext.tasks.codec.rates import quantizers_of
+from speechbrain_ext.tasks.experiment import join_ranks, open_experiment
 from speechbrain_ext.tasks.initialize import load_initial_weights
 from speechbrain_ext.tasks.loggers import optional_loggers
 
@@ -57,8 +60,11 @@ def train(recipe: Recipe) -> CodecBrain:
         If too many batches were rejected.
     """
     hparams = recipe.hparams
+    join_ranks(recipe.run_opts)
     train_set = manifest_at(hparams["train_manifest"], hparams["sample_rate"])
     valid_set = manifest_at(hparams["valid_manifest"], hparams["sample_rate"])
+    quantizers_of(hparams["modules"]["codec"], hparams["valid_kbps"], "valid_kbps")
+    quantizers_of(hparams["modules"]["codec"], hparams["eval_kbps"], "eval_kbps")
     folder = open_experiment(recipe, harmless=HARMLESS)
     hparams["train_loggers"] = [
         hparams["train_logger"],
@@ -80,10 +86,8 @@ def train(recipe: Recipe) -> CodecBrain:
         batch_size=hparams["batch_size"],
         seed=hparams["seed"],
         num_workers=hparams["num_workers"],
-        rank=brain.rank if brain.distributed_launch else 0,
-        world_size=torch.distributed.get_world_size()
-        if brain.distributed_launch
-        else 1,
+        rank=get_rank() or 0,
+        world_size=int(os.environ.get("WORLD_SIZE", 1)),
     )
     brain.checkpointer.add_recoverable("dataloader-TRAIN", loader)
     if brain.checkpointer.find_checkpoint() is None:
@@ -115,7 +119,9 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
     """Give a new run its first weights: from a checkpoint, or from the train files."""
     codec = brain.modules.codec
     if hparams["init_from"]:
-        print(load_initial_weights(codec, hparams["init_from"], "codec"))
+        report = load_initial_weights(codec, hparams["init_from"], "codec")
+        if if_main_process():
+            print(report)
         return
     if hasattr(codec, "initialize"):
         waves = [torch.from_numpy(read_samples(u)) for u in train_set.values()]
@@ -130,6 +136,9 @@ def announce(brain: CodecBrain, loader, hparams: dict) -> None:
     crops = itertools.islice(loader.sampler, loader.batch_size)
     batch = loader.collate_fn([loader.dataset[crop] for crop in crops])
     seconds = brain.estimate_seconds(batch) * len(loader) * epochs
+    # All ranks timed it, since a quantizer speaks to the others; one tells.
+    if not if_main_process():
+        return
     print(
         f"{type(brain.modules.codec).__name__}: {parameters:,} parameters, "
         f"{epochs} epochs of {len(loader)} steps on {brain.device}: "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 RUN_SH = """\
 #!/usr/bin/env bash
@@ -31,7 +31,7 @@ common_options
 option recipe text:NAME "" "none by default, so that nothing is passed on"
 option epochs count:N 2 "epochs to count"
 option source path:FILE source.txt "what is copied"
-option mood "choice:good|bad" good "how it ends"
+option mood "choice:good|bad|refused" good "how it ends"
 option wait flag false "train sleeps"
 preset=()
 parse "$@"
@@ -65,7 +65,7 @@ stage_report() {
 if [[ ${opt[wait]} == true ]]; then export TOY_WAIT=1; fi
 tell show "$exp/RESULTS.md"
 tell look State "$exp/state"
-go "$exp" "source=${opt[source]}"
+go "$exp" source
 """
 
 TOOL = """\
@@ -79,6 +79,8 @@ if what == "copy":
     text = pathlib.Path(options["source"]).read_text()
     pathlib.Path("data/copied.txt").write_text(text)
 if what == "train":
+    if options["mood"] == "refused":
+        sys.exit(2)
     state = exp / "state"
     state.mkdir(parents=True, exist_ok=True)
     epoch = state / "epoch"
@@ -100,8 +102,6 @@ if what == "train":
                     sys.exit(130)
     if options["mood"] == "bad":
         sys.exit("train: no good mood")
-    if options["mood"] == "broken":
-        sys.exit(2)
 if what == "report":
     n = (exp / "state" / "epoch").read_text()
     (exp / "RESULTS.md").write_text(f"| epochs | {n} |\\n")
@@ -157,13 +157,26 @@ def environment(**more) -> dict:
     }
 
 
-def wait_for(path: Path, seconds: float = 10.0) -> str:
+def wait_until(condition, seconds: float = 20.0):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if path.exists() and (text := path.read_text()):
-            return text
+        if value := condition():
+            return value
         time.sleep(0.01)
-    raise AssertionError(f"{path} did not appear")
+    raise AssertionError("waited in vain")
+
+
+def wait_for(path: Path) -> str:
+    return wait_until(lambda: path.exists() and path.read_text())
+
+
+def ended(pid: int) -> bool:
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        )
+    except FileNotFoundError:
+        return True
 
 
 @pytest.fixture
@@ -284,6 +297,8 @@ def test_runs_from_any_directory_and_reads_paths_as_the_user_means_them(toy, tmp
     toy.env["HOME"] = str(tmp_path)
     text = toy.run("--source=~/my file", "--stop-stage=copy", cwd="/")
     assert "up to date" in text
+    toy.run("--source", toy.here / "source.txt", "--stop_stage=copy")
+    assert "up to date" in toy.run("--stop_stage=copy")
 
 
 def test_an_experiment_remembers_where_its_data_came_from(toy, tmp_path):
@@ -292,6 +307,7 @@ def test_an_experiment_remembers_where_its_data_came_from(toy, tmp_path):
     text = toy.run("--tag", "mine")
     assert f"as in exp/mine before: --source={tmp_path}/other" in text
     assert "Nothing to do" in text
+    assert f"source={tmp_path}/other" in toy.read("exp/mine/.stages/settings")
     toy.run("--tag", "fresh")
     assert toy.read("data/copied.txt") == "one"
 
@@ -327,10 +343,13 @@ def test_failing_stage_exits_1_naming_stage_log_and_command(toy):
     assert "[it failed last time]" in toy.run()
 
 
-def test_a_stage_that_complains_about_its_input_exits_2(toy):
-    script = toy.script.read_text().replace("good|bad", "good|bad|broken")
-    toy.script.write_text(script)
-    assert "failed: exit code 2" in toy.run("--mood=broken", rc=2)
+def test_a_stage_that_refuses_its_input_exits_2_and_nothing_is_lost(toy):
+    assert "failed: exit code 2" in toy.run("--mood=refused", rc=2)
+    toy.run()
+    text = toy.run("--mood=refused", rc=2)
+    assert "what it had made before is as it was" in text
+    assert toy.read("exp/toy/state/epoch") == "2"
+    assert "Nothing to do" in toy.run()
 
 
 def test_a_stage_that_does_not_make_what_it_promised_has_failed(toy):
@@ -388,9 +407,7 @@ def test_kill_9_never_leaves_a_stage_that_looks_finished(toy):
     assert "another run is at work in exp/toy" in text
     assert "stage train" in text
     os.kill(child, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: ended(child))
     text = toy.run()
     assert "[it was interrupted]" in text
     assert "| epochs | 2 |" in text

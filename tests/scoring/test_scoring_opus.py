@@ -8,7 +8,6 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scoring_signal import voice
 
 from speechbrain_ext.scoring.alignment import advance, align, delay_samples
 from speechbrain_ext.scoring.opus import (
@@ -19,6 +18,7 @@ from speechbrain_ext.scoring.opus import (
     payload_bytes,
 )
 from speechbrain_ext.scoring.signal import snr_db
+from tests.scoring.test_scoring_signal import voice
 
 RATE = 16000
 

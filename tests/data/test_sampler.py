@@ -26,7 +26,7 @@ def test_generators_are_equal_in_another_process():
         "from speechbrain_ext.data.sampler import generator_for;"
         "print(generator_for(7, 3, 'తెలుగు', 'noise').integers(2**62))"
     )
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -1,0 +1,1 @@
+"""Speed and memory against the real packages from PyPI, side by side."""

@@ -1,0 +1,227 @@
+"""``speechbrain-ext doctor EXP``: health of a training, and the next command.
+
+The checklist that the seed document asks of every new run, read from the files of the
+experiment; needs neither the model nor the data nor torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.report.train_log import read_train_log
+
+#: Seed document: a VQ loss of 6.31 was the sign of the huge codebooks.
+MAX_VQ_LOSS = 2.0
+#: A codebook of which less than this share is used is dying.
+MIN_CODE_USAGE = 0.1
+MAX_REJECTED_FILES = 0.2
+
+_STFT_WARNING = re.compile(r"window was not provided|ComplexHalf", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the checklist.
+
+    Attributes
+    ----------
+    passed : bool or None
+        None: can't be told yet.
+    text : str
+        What was looked at, and the figure.
+    advice : str
+        The next command, where it did not pass.
+    """
+
+    passed: bool | None
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        """Return the line as it is printed."""
+        mark = {True: "pass", False: "FAIL", None: " -- "}[self.passed]
+        advice = f"\n        next: {self.advice}" if self.passed is False else ""
+        return f"  {mark}  {self.text}{advice}"
+
+
+def examine(experiment: str | Path) -> list[Finding]:
+    """Go through the checklist.
+
+    Arguments
+    ---------
+    experiment : str or Path
+        Folder that a training run writes.
+
+    Returns
+    -------
+    list of Finding
+        In the order of the checklist.
+
+    Raises
+    ------
+    UserError
+        If the folder is no experiment.
+    """
+    folder = Path(experiment)
+    if not (folder / "hyperparams.yaml").exists():
+        raise UserError(
+            f"doctor: {folder} is no experiment (no hyperparams.yaml in it); start one "
+            "with ./run.sh --stage train"
+        )
+    log = folder / "train_log.txt"
+    rows = read_train_log(log) if log.exists() else []
+    checks: list[Callable[[Path, list[dict]], Finding]] = [
+        _epoch_completed,
+        _losses_finite,
+        _snr_finite,
+        _vq_small,
+        _losses_fall,
+        _codes_used,
+        _no_stft_warnings,
+        _batches_accepted,
+        _files_accepted,
+        _checkpoint_there,
+    ]
+    return [check(folder, rows) for check in checks]
+
+
+def _epoch_completed(folder, rows) -> Finding:
+    return Finding(
+        bool(rows),
+        f"epochs completed: {len(rows)}",
+        f"look at {folder / 'log.txt'}, then ./run.sh --stage train",
+    )
+
+
+def _losses_finite(folder, rows) -> Finding:
+    bad = [
+        row["epoch"]
+        for row in rows
+        if not math.isfinite(row.get("train loss", math.nan))
+    ]
+    return Finding(
+        not bad if rows else None,
+        "train loss is finite"
+        + (f", but not in epoch {bad[0]:.0f}" if bad else " in every epoch"),
+        "./run.sh --stage train --preset ultrasafe --tag ultrasafe",
+    )
+
+
+def _snr_finite(folder, rows) -> Finding:
+    values = [row["valid snr"] for row in rows if "valid snr" in row]
+    best = max((v for v in values if math.isfinite(v)), default=math.nan)
+    return Finding(
+        all(map(math.isfinite, values)) if values else None,
+        f"valid SNR is finite, best {best:.2f} dB" if values else "valid SNR is finite",
+        f"look at the dumps in {folder / 'debug_nan'} and at {folder / 'log.txt'}",
+    )
+
+
+def _vq_small(folder, rows) -> Finding:
+    if not rows or "train vq" not in rows[-1]:
+        return Finding(None, f"VQ loss below {MAX_VQ_LOSS:g}")
+    vq = rows[-1]["train vq"]
+    return Finding(
+        vq < MAX_VQ_LOSS,
+        f"VQ loss {vq:.3g}, below {MAX_VQ_LOSS:g}",
+        "./run.sh --stage train --tag slow --learning_rate=3e-4",
+    )
+
+
+def _losses_fall(folder, rows) -> Finding:
+    losses = [row["train loss"] for row in rows if "train loss" in row]
+    if len(losses) < 2:
+        return Finding(None, "train loss falls (needs two epochs)")
+    return Finding(
+        losses[-1] < losses[0],
+        f"train loss falls: {losses[0]:.3g} -> {losses[-1]:.3g}",
+        "./run.sh --stage train --tag slow --learning_rate=3e-4",
+    )
+
+
+def _codes_used(folder, rows) -> Finding:
+    if not rows or "train usage" not in rows[-1]:
+        return Finding(None, "codes are used")
+    usage = rows[-1]["train usage"]
+    return Finding(
+        usage >= MIN_CODE_USAGE,
+        f"codes used in a batch: {usage:.0%} of the codebooks",
+        "./run.sh --stage train --tag revive --codec.quantizer.dead_threshold=0.2",
+    )
+
+
+def _no_stft_warnings(folder, rows) -> Finding:
+    log = folder / "log.txt"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    found = len(_STFT_WARNING.findall(text))
+    return Finding(
+        not found,
+        f"STFT warnings in log.txt: {found}",
+        "take losses from speechbrain_ext.losses, which keep float32 windows",
+    )
+
+
+def _batches_accepted(folder, rows) -> Finding:
+    rejected = sum(row.get("train rejected", 0) for row in rows)
+    dumps = sorted((folder / "debug_nan").glob("nan_batch_*.json"))
+    where = f"read {dumps[0]}" if dumps else f"look at {folder / 'log.txt'}"
+    return Finding(rejected == 0, f"batches rejected: {rejected:.0f}", where)
+
+
+def _files_accepted(folder, rows) -> Finding:
+    listed = _data_folder(folder) / "rejected.tsv"
+    if not listed.exists():
+        return Finding(None, "files rejected in preparation: not listed")
+    rejected = max(0, len(listed.read_text(encoding="utf-8").splitlines()) - 1)
+    manifests = [listed.parent / f"{role}.json" for role in ("train", "valid", "test")]
+    kept = sum(
+        len(json.loads(manifest.read_text(encoding="utf-8")))
+        for manifest in manifests
+        if manifest.exists()
+    )
+    return Finding(
+        rejected <= MAX_REJECTED_FILES * (rejected + kept),
+        f"files rejected in preparation: {rejected} of {rejected + kept}",
+        f"read {listed}",
+    )
+
+
+def _data_folder(folder: Path) -> Path:
+    """Where the train manifest lies; relative paths are those of egs/<corpus>."""
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    found = re.search(r"^train_manifest: *(.+)$", text, re.MULTILINE)
+    if not found:
+        return folder
+    manifest = Path(found.group(1).strip("'\" "))
+    if not manifest.is_absolute() and not manifest.exists():
+        manifest = folder.resolve().parent.parent / manifest
+    return manifest.parent
+
+
+def _checkpoint_there(folder, rows) -> Finding:
+    found = len(list((folder / "save").glob("CKPT*/CKPT.yaml")))
+    return Finding(bool(found), f"checkpoints: {found}", "./run.sh --stage train")
+
+
+def render(findings: list[Finding]) -> str:
+    """Return the checklist as text, with a verdict as its last line."""
+    failed = sum(finding.passed is False for finding in findings)
+    last = "training is healthy" if not failed else f"{failed} of {len(findings)} fail"
+    return "\n".join([*map(str, findings), f"doctor: {last}"])
+
+
+@click.command()
+@click.argument("experiment", type=click.Path())
+def doctor(experiment: str) -> int:
+    """Tell whether the training in EXPERIMENT is healthy; exit code 1 if not."""
+    findings = examine(experiment)
+    click.echo(render(findings))
+    return int(any(finding.passed is False for finding in findings))

@@ -1,0 +1,216 @@
+"""One page to read, look at and listen to: ``report.html``.
+
+Tables, plots and style are inside the file; only the audio players point at the
+waveforms in ``reconstructions/`` beside it. No script, nothing from the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from speechbrain_ext.files import write_text
+from speechbrain_ext.report.results import METRICS, system_folder
+from speechbrain_ext.report.tables import (
+    LABELS,
+    RATE_NOTE,
+    Table,
+    condition_rows,
+    margin_table,
+    score_table,
+)
+
+#: Utterances with players; more would only make the page long.
+MAX_UTTERANCES = 12
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea;
+  --page: #f6f7f9; --card: #fff; --ours: #0072b2; --tint: #eaf3fa; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa5b4;
+  --line: #313a46; --page: #14181e; --card: #1c222a; --ours: #6cb8ec;
+  --tint: #1d2f3d; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 66rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .25rem; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+p, li { color: var(--soft); } p.lead { margin: 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .42rem .75rem; text-align: right; white-space: nowrap;
+  border-top: 1px solid var(--line); }
+thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85rem; }
+th:first-child, td:first-child { text-align: left; }
+tr.ours td { background: var(--tint); } tr.ours td:first-child { color: var(--ours);
+  font-weight: 700; }
+.conditions td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
+.conditions td:first-child { color: var(--soft); width: 11rem; }
+img { display: block; width: 100%; height: auto; background: #fff; border-radius: 9px; }
+img.wide { min-width: 34rem; }
+details { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  margin: .5rem 0; padding: 0 .9rem; }
+summary { cursor: pointer; padding: .6rem 0; font-weight: 600;
+  overflow-wrap: anywhere; }
+.player { display: grid; grid-template-columns: 9rem 1fr 14.5rem; gap: .2rem .8rem;
+  align-items: center; padding: .35rem 0; border-top: 1px solid var(--line); }
+.player.ours b { color: var(--ours); }
+.player span { color: var(--soft); font-size: .88rem; text-align: right; }
+audio { width: 100%; height: 2.2rem; }
+pre { margin: 0; padding: .8rem 1rem; overflow-x: auto; }
+@media (max-width: 40rem) { th, td { padding: .42rem .5rem; font-size: .9rem; }
+  .player { grid-template-columns: 1fr auto; }
+  .player audio { grid-column: 1 / -1; grid-row: 2; } }
+"""
+
+
+def render_html(
+    results: dict[str, Any], folder: str | os.PathLike, plots: Sequence[Path]
+) -> str:
+    """Write the page.
+
+    Arguments
+    ---------
+    results : dict
+        As `speechbrain_ext.report.results.read_results` returns them.
+    folder : str or PathLike
+        Where the page will lie, and ``reconstructions/`` with it. Waveforms that are
+        not there have no player.
+    plots : sequence of Path
+        PNG files to put into the page.
+
+    Returns
+    -------
+    str
+        The HTML.
+    """
+    table, margins = score_table(results), margin_table(results)
+    created = escape(str(results["created"]))
+    parts = [
+        f"<h1>{escape(str(results['conditions'].get('model') or 'Codec'))}</h1>",
+        f"<p class=lead>{escape(table.title)}. Scored {created}.</p>",
+        f"<h2>Scores</h2>{_table(table)}",
+        _notes(table),
+    ]
+    if margins:
+        parts.append(f"<h2>{escape(margins.title)}</h2>{_table(margins)}")
+    parts.append(f"<p>{escape(RATE_NOTE)}</p>")
+    parts += [_picture(path) for path in plots]
+    parts += [
+        _players(results, Path(folder)),
+        "<h2>Command</h2>",
+        f"<div class=card><pre>{escape(results['command'])}</pre></div>",
+        "<h2>Conditions</h2><div class=card><table class=conditions>",
+        *(
+            f"<tr><td>{escape(key)}</td><td>{escape(text)}</td></tr>"
+            for key, text in condition_rows(results)
+        ),
+        "</table></div>",
+    ]
+    body = "\n".join(part for part in parts if part)
+    return (
+        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>\n"
+        '<meta name=viewport content="width=device-width, initial-scale=1">\n'
+        f"<title>Results</title><style>{_STYLE}</style></head>\n"
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def write_html(
+    results: dict[str, Any], folder: str | os.PathLike, plots: Sequence[Path]
+) -> Path:
+    """Write ``report.html`` into ``folder`` atomically; returns its path."""
+    path = Path(folder) / "report.html"
+    write_text(path, render_html(results, folder, plots))
+    return path
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in table.headings)
+    rows = "".join(
+        f"<tr{' class=ours' if ours else ''}>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for cells, ours in zip(table.rows, table.ours, strict=True)
+    )
+    return (
+        f"<div class=card><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _notes(table: Table) -> str:
+    if not table.notes:
+        return ""
+    return (
+        "<ol>" + "".join(f"<li>{escape(note)}</li>" for note in table.notes) + "</ol>"
+    )
+
+
+def _picture(path: Path) -> str:
+    title = path.stem.replace("_", " ").capitalize()
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return (
+        f"<h2>{escape(title)}</h2><div class=card><img class=wide "
+        f'alt="{escape(title)}" src="data:image/png;base64,{data}"></div>'
+    )
+
+
+def _players(results: dict[str, Any], folder: Path) -> str:
+    """Foldable list of utterances, each with all systems; the first one open."""
+    systems = sorted(results["systems"], key=lambda system: system["kbps"])
+    utt_ids = [file["utt_id"] for file in systems[0]["files"]]
+    blocks = []
+    for utt_id in utt_ids[:MAX_UTTERANCES]:
+        rows = [_player(folder, "reference", utt_id, "original", "", False)]
+        for system in systems:
+            scores = next(f for f in system["files"] if f["utt_id"] == utt_id)
+            name = system["name"]
+            rows.append(
+                _player(
+                    folder,
+                    system_folder(system),
+                    utt_id,
+                    f"{LABELS.get(name, name)} {system['kbps']:.1f} kbps",
+                    describe_scores(scores),
+                    name == "ours",
+                )
+            )
+        if any(rows):
+            opened = "" if blocks else " open"
+            blocks.append(
+                f"<details{opened}><summary>{escape(utt_id)}</summary>"
+                f"{''.join(rows)}</details>"
+            )
+    return "<h2>Listen</h2>\n" + "\n".join(blocks) if blocks else ""
+
+
+def _player(
+    folder: Path, system: str, utt_id: str, label: str, scores: str, ours: bool
+) -> str:
+    wav = Path("reconstructions") / system / f"{utt_id}.wav"
+    if not (folder / wav).exists():
+        return ""
+    return (
+        f"<div class='player{' ours' if ours else ''}'><b>{escape(label)}</b>"
+        f'<audio controls preload=none src="{quote(wav.as_posix())}"></audio>'
+        f"<span>{escape(scores)}</span></div>"
+    )
+
+
+def describe_scores(scores: dict[str, Any]) -> str:
+    """Write SNR and PESQ of one file, the one never without the other."""
+    texts = []
+    for name in ("snr_db", "pesq_wb"):
+        heading, digits, _ = METRICS[name]
+        value = scores.get(name)
+        text = "not measured" if value is None else f"{value:.{digits}f}"
+        quantity, _, unit = heading.partition(" ")
+        texts.append(f"{quantity} {text}" + (f" {unit}" if unit and value else ""))
+    return ", ".join(texts)

@@ -1,0 +1,85 @@
+"""What a recipe says after presets and overrides, as a stage's record keeps it.
+
+Compared by value, not by the text of its files: a comment or another order of keys
+trains nothing anew, and a changed value is named wherever it was changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.stages.plan import suggest
+
+
+def resolved_settings(words: Sequence[str]) -> dict[str, str] | None:
+    """Return dotted key -> value of a recipe, without where things are put.
+
+    Arguments
+    ---------
+    words : Sequence[str]
+        What a training script takes: RECIPE.yaml, presets, overrides.
+
+    Returns
+    -------
+    dict[str, str] or None
+        None if the recipe has faults: then only its text can be compared.
+    """
+    # Here, not above: a run.sh without a recipe needs neither ruamel nor click.
+    from speechbrain_ext.config.flatten import VOLATILE
+    from speechbrain_ext.config.tree import dotted, walk
+
+    plan = _read(words)
+    if plan.faults or plan.root is None:
+        return None
+    values = {}
+    for path, node in walk(plan.root):
+        if not path or VOLATILE.match(str(path[0])) or isinstance(path[-1], int):
+            continue
+        text = "" if node.kind == "map" else str(_plain(node))
+        values[dotted(path)] = f"{node.tag} {text}".strip()
+    return values
+
+
+def check_recipe(words: Sequence[str], *, options: Sequence[str] = ()) -> None:
+    """Raise `UserError` with everything wrong with a recipe and its overrides.
+
+    Arguments
+    ---------
+    words : Sequence[str]
+        As for `resolved_settings`.
+    options : Sequence[str]
+        Names of ``run.sh``'s own options: a misspelt one arrives here as an override.
+    """
+    from speechbrain_ext.config.faults import ConfigError
+
+    plan = _read(words)
+    if not plan.faults:
+        return
+    unknown = [re.match(r"--([\w.-]+): no key", f.message) for f in plan.faults]
+    hints = [
+        f"  --{name[1]}: or an option of run.sh{suggest(name[1], options, prefix='--')}"
+        for name in unknown
+        if name and suggest(name[1], options)
+    ]
+    raise UserError("\n".join([str(ConfigError(plan.name, plan.faults)), *hints]))
+
+
+def _read(words: Sequence[str]):
+    from speechbrain_ext.config.command_line import split_command_line
+    from speechbrain_ext.config.faults import Faults
+    from speechbrain_ext.config.loader import plan_recipe
+
+    faults = Faults()
+    recipe, overrides, presets = split_command_line(words, "run.sh", faults)
+    plan = plan_recipe(recipe, overrides, presets=presets)
+    plan.faults.extend(faults)
+    return plan
+
+
+def _plain(node) -> Any:
+    if node.kind == "list":
+        return [_plain(child) for child in node.value]
+    return node.value

@@ -1,0 +1,186 @@
+"""``make acceptance``: the long proofs; writes docs/acceptance.json.
+
+One entry per part, with the command, the commit and the figures, and whether each
+figure keeps its promise. A part that stands in the file with the present commit is
+skipped; ``python -m tests.acceptance PART ...`` runs some, ``--force`` redoes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechbrain_ext.data.corpora.debian import fetch_packages
+from speechbrain_ext.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUT = ROOT / "docs" / "acceptance.json"
+TELUGU = ROOT / "egs" / "telugu"
+
+
+@dataclass
+class Claim:
+    """A figure and the bound it has to keep."""
+
+    name: str
+    value: float
+    relation: str
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure keeps its bound."""
+        if self.relation == ">=":
+            return self.value >= self.bound
+        return self.value <= self.bound
+
+    def entry(self) -> dict:
+        """Return what is written."""
+        return {
+            "claim": f"{self.name} {self.relation} {self.bound:g}",
+            "value": round(self.value, 4),
+            "holds": self.holds,
+        }
+
+
+def run_recipe(*options: str) -> tuple[str, Path, float]:
+    """Run egs/telugu/run.sh from nothing; returns command, experiment, seconds."""
+    tag = next(o.split("=", 1)[1] for o in options if o.startswith("--tag="))
+    experiment = TELUGU / "exp" / tag
+    shutil.rmtree(experiment, ignore_errors=True)
+    started = time.monotonic()
+    subprocess.run(["./run.sh", *options], cwd=TELUGU, check=True)
+    command = "cd egs/telugu && ./run.sh " + " ".join(options)
+    return (
+        re.sub(re.escape(str(ROOT)) + "/?", "", command),
+        experiment,
+        (time.monotonic() - started),
+    )
+
+
+def figures(experiment: Path) -> dict:
+    """Read results.json: mean figures by system, and what was rejected."""
+    results = json.loads((experiment / "results.json").read_text(encoding="utf-8"))
+    systems = results["systems"]
+    return {
+        "ours": [s for s in systems if s["name"] == "ours"],
+        "opus": [s for s in systems if s["name"] == "opus"],
+        "train_seconds": results["conditions"]["train_seconds"],
+        "test_files": len(systems[0]["files"]),
+        "health": results["health"],
+        "table": [
+            {"name": s["name"], "kbps": s["kbps"]}
+            | {k: s["mean"][k] for k in ("snr_db", "si_sdr_db", "pesq_wb", "stoi")}
+            for s in systems
+        ],
+    }
+
+
+def snr_at(systems: list[dict], kbps: float) -> float:
+    """SNR of the highest rate that is at most ``kbps``."""
+    allowed = [s for s in systems if s["kbps"] <= kbps * 1.0001]
+    return max(allowed, key=lambda s: s["kbps"])["mean"]["snr_db"]
+
+
+def festival() -> dict:
+    """Train on 33 sentences of the diphone voice, score unseen ones."""
+    command, experiment, _ = run_recipe("--corpus=festival", "--tag=festival")
+    found = figures(experiment)
+    near_seven = min(found["opus"], key=lambda s: abs(s["kbps"] - 7.0))
+    gain = snr_at(found["ours"], near_seven["kbps"]) - near_seven["mean"]["snr_db"]
+    claims = [
+        Claim("minutes of training", found["train_seconds"] / 60, "<=", 7.0),
+        Claim("SNR dB at 8 kbps", snr_at(found["ours"], 8.0), ">=", 13.0),
+        Claim("SNR dB at 16 kbps", snr_at(found["ours"], 16.0), ">=", 16.2),
+        Claim(f"dB above Opus at its {near_seven['kbps']:.1f} kbps", gain, ">=", 3.3),
+    ]
+    return report(command, claims, found)
+
+
+def human(package: str, tag: str) -> dict:
+    """Train on real prompts of a Debian package through --data_folder."""
+    data = TELUGU / "data" / "packages"
+    root = fetch_packages([package], data)
+    folder = root / "usr" / "share" / "asterisk" / "sounds"
+    command, experiment, _ = run_recipe(
+        f"--data_folder={os.path.relpath(folder, TELUGU)}",
+        f"--tag={tag}",
+        "--num_train=33",
+        "--num_valid=3",
+        "--num_test=12",
+    )
+    found = figures(experiment)
+    unmeasured = sum(s["mean"]["snr_db"] is None for s in found["ours"])
+    rejected = found["health"]["rejected_batches"]
+    claims = [
+        Claim("minutes of training", found["train_seconds"] / 60, "<=", 7.0),
+        Claim("rates without an SNR", unmeasured, "<=", 0),
+        Claim("rejected batches", rejected, "<=", 0),
+    ]
+    return report(command, claims, found)
+
+
+def report(command: str, claims: list[Claim], found: dict) -> dict:
+    """Return the entry of a part."""
+    return {
+        "command": command,
+        "claims": [claim.entry() for claim in claims],
+        "test_files": found["test_files"],
+        "table": found["table"],
+    }
+
+
+PARTS: dict[str, Callable[[], dict]] = {
+    "codec_festival": festival,
+    "codec_human_g722": lambda: human("asterisk-core-sounds-en-g722", "human_g722"),
+    "codec_human_8khz": lambda: human("asterisk-core-sounds-en-wav", "human_8khz"),
+}
+
+
+def commit() -> str:
+    """Return the commit that is measured."""
+    found = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    return found.stdout.strip()
+
+
+def main(argv: list[str]) -> int:
+    """Run the parts that are asked for; exit code 1 if a promise is broken."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--force", action="store_true", help="redo what is there")
+    options = parser.parse_args(argv)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    done = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    for name in options.parts or PARTS:
+        if done.get(name, {}).get("commit") == commit() and not options.force:
+            print(f"{name}: measured at this commit already")
+            continue
+        entry = PARTS[name]() | {
+            "commit": commit(),
+            "date": datetime.date.today().isoformat(),
+            "cores": os.cpu_count(),
+        }
+        done[name] = entry
+        write_json(OUTPUT, dict(sorted(done.items())))
+        for claim in entry["claims"]:
+            print(f"{name}: {claim['claim']}: {claim['value']} {claim['holds']}")
+    broken = [n for n in done if not all(c["holds"] for c in done[n]["claims"])]
+    print(f"written: {OUTPUT.relative_to(ROOT)}; broken promises: {broken or 'none'}")
+    return int(bool(broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,217 @@
+"""The codec task from manifests to a table: trains, resumes, survives, scores."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speechbrain_ext.config import load_recipe
+from speechbrain_ext.data import loader
+from speechbrain_ext.data.audio import save_audio
+from speechbrain_ext.data.manifest import ManifestError, Utterance, write_manifest
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import sha256_file
+from speechbrain_ext.report.doctor import examine
+from speechbrain_ext.report.results import read_results
+from speechbrain_ext.report.train_log import read_train_log
+from speechbrain_ext.tasks.codec.evaluate import evaluate
+from speechbrain_ext.tasks.codec.train import train
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "codec" / "transform.yaml"
+TINY = {
+    "number_of_epochs": 2,
+    "crops_per_epoch": 8,
+    "crop_seconds": 0.5,
+    "batch_size": 4,
+    "test_interval": 1,
+    "valid_kbps": [0.8, 1.6],
+    "eval_kbps": [0.4, 1.6],
+    "codec.width": 16,
+    "codec.encoder_blocks": 1,
+    "codec.decoder_blocks": 1,
+    "codec.quantizer.dim": 16,
+    "codec.quantizer.num_quantizers": 8,
+    "codec.quantizer.codebook_size": 16,
+    "codec.quantizer.group_sizes": [8, 8],
+    "training.warmup_steps": 2,
+}
+
+
+def speech(seed, seconds=1.5):
+    """Amplitude-modulated harmonics: something that PESQ takes for a voice."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * 16000)) / 16000
+    pitch = 2 * np.pi * rng.uniform(100, 200) * time
+    voiced = sum(np.sin(k * pitch + rng.uniform(0, 6)) / k for k in range(1, 20))
+    envelope = np.clip(np.sin(2 * np.pi * 2 * time), 0, 1)
+    return (0.1 * voiced * envelope + 1e-3 * rng.standard_normal(len(time))).astype(
+        np.float32
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for role, count, first in (("train", 4, 0), ("valid", 1, 4), ("test", 2, 5)):
+        utterances = []
+        for seed in range(first, first + count):
+            path = folder / "wav" / f"utt{seed}.wav"
+            save_audio(path, speech(seed), 16000)
+            utterances.append(
+                Utterance(path.stem, path, 1.5, 16000, None, sha256_file(path))
+            )
+        write_manifest(folder / f"{role}.json", utterances)
+    return folder
+
+
+def recipe(data, output, **overrides):
+    return load_recipe(
+        RECIPE,
+        {
+            **TINY,
+            "train_manifest": str(data / "train.json"),
+            "valid_manifest": str(data / "valid.json"),
+            "output_folder": str(output),
+            "noprogressbar": True,
+            **overrides,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exp") / "plain"
+    brain = train(recipe(data, folder))
+    return folder, brain
+
+
+def codec_state(brain):
+    return brain.modules.codec.state_dict()
+
+
+def assert_same_weights(a, b):
+    assert not [name for name in a if not torch.equal(a[name], b[name])]
+
+
+@pytest.mark.smoke
+def test_a_run_leaves_what_the_readme_promises(trained):
+    folder, brain = trained
+    for name in ("hyperparams.yaml", "env.json", "log.txt", "train_log.txt"):
+        assert (folder / name).stat().st_size
+    rows = read_train_log(folder / "train_log.txt")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert {"train loss", "train vq", "train usage", "train rejected", "valid snr"} <= (
+        rows[0].keys()
+    )
+    assert not [finding for finding in examine(folder) if finding.passed is False]
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(data, trained, tmp_path):
+    other = recipe(data, tmp_path / "exp")
+    crops = loader.CropDataset.__getitem__
+    seen = []
+
+    def interrupted(self, crop):
+        seen.append(crop)
+        if len(seen) == 14:  # in the second epoch; 4 crops went into the estimate
+            raise KeyboardInterrupt
+        return crops(self, crop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader.CropDataset, "__getitem__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(other)
+    again = train(recipe(data, tmp_path / "exp"))
+    assert_same_weights(codec_state(again), codec_state(trained[1]))
+
+
+def test_a_nan_file_is_named_and_the_run_goes_on(data, tmp_path, monkeypatch, caplog):
+    read = loader.read_samples
+
+    def poisoned(utterance, start=0, count=-1):
+        wav = read(utterance, start, count)
+        if utterance.utt_id == "utt1" and count > 0:
+            wav[100] = np.nan
+        return wav
+
+    monkeypatch.setattr(loader, "read_samples", poisoned)
+    brain = train(recipe(data, tmp_path / "exp", batch_size=2))
+    assert brain.health.rejected > 0
+    assert brain.health.committed > 0
+    assert all(torch.isfinite(v).all() for v in codec_state(brain).values())
+    assert "utterance 'utt1' holds 1 NaN" in caplog.text
+    dump = next((tmp_path / "exp" / "debug_nan").glob("*.json"))
+    assert "utt1" in json.loads(dump.read_text())["utt_ids"]
+    texts = [f.text for f in examine(tmp_path / "exp") if f.passed is False]
+    assert texts == [f"batches rejected: {brain.health.rejected}"]
+
+
+def test_other_settings_in_the_same_folder_are_refused_with_the_difference(
+    data, trained
+):
+    before = (trained[0] / "hyperparams.yaml").read_text()
+    with pytest.raises(UserError, match=r"\+learning_rate: 0.5"):
+        train(recipe(data, trained[0], learning_rate=0.5))
+    assert (trained[0] / "hyperparams.yaml").read_text() == before
+
+
+def test_fine_tuning_starts_from_the_given_weights(data, trained, tmp_path, capsys):
+    brain = train(
+        recipe(
+            data,
+            tmp_path / "exp",
+            init_from=str(trained[0]),
+            number_of_epochs=1,
+            crops_per_epoch=4,
+            learning_rate=1e-12,
+        )
+    )
+    assert "tensors loaded" in capsys.readouterr().out
+    name = "basis"
+    before, after = codec_state(trained[1])[name], codec_state(brain)[name]
+    assert torch.allclose(before, after, atol=1e-6)
+
+
+def test_a_changed_file_is_found_before_training(data, tmp_path):
+    wav = next(iter((data / "wav").glob("utt4.wav")))
+    whole = wav.read_bytes()
+    try:
+        wav.write_bytes(whole[:-2] + b"\0\1")
+        with pytest.raises(ManifestError, match="utt4"):
+            train(recipe(data, tmp_path / "exp"))
+    finally:
+        wav.write_bytes(whole)
+    assert not (tmp_path / "exp" / "hyperparams.yaml").exists()
+
+
+def test_results_hold_our_rates_beside_opus_and_can_be_read_back(data, trained):
+    folder, _ = trained
+    evaluate(folder, data / "test.json", jobs=1)
+    results = read_results(folder / "results.json")
+    rates = {s["name"]: [] for s in results["systems"]}
+    for system in results["systems"]:
+        rates[system["name"]].append(system["kbps"])
+        assert [f["utt_id"] for f in system["files"]] == ["utt5", "utt6"]
+        assert "pesq_wb" in system["mean"]
+        place = f"{system['name']}_{system['kbps']:.1f}k"
+        assert (folder / "reconstructions" / place / "utt5.wav").exists()
+    assert rates["ours"] == [0.4, 1.6]
+    assert len(rates["opus"]) >= 3
+    assert results["conditions"]["config_hash"]
+
+
+@pytest.mark.parametrize(
+    ("kbps", "message"), [([99.0], "must be between"), ([0.1], "must be between")]
+)
+def test_a_rate_the_codec_does_not_have_is_a_message(data, trained, kbps, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(trained[0], data / "test.json", kbps=kbps)
+
+
+def test_evaluating_what_was_never_trained_names_the_next_command(data, tmp_path):
+    with pytest.raises(UserError, match="--stage train"):
+        evaluate(tmp_path, data / "test.json")

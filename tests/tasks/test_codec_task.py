@@ -67,11 +67,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def recipe(data, output, **overrides):
+def recipe(data, output, *, path=RECIPE, base=None, **overrides):
     return load_recipe(
-        RECIPE,
+        path,
         {
-            **TINY,
+            **(base or TINY),
             "train_manifest": str(data / "train.json"),
             "valid_manifest": str(data / "valid.json"),
             "output_folder": str(output),

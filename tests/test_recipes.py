@@ -1,4 +1,4 @@
-"""Every recipe, preset and fragment of the tree is without faults, and trains a step."""
+"""Every recipe, preset and fragment is without faults, and trains a step."""
 
 from pathlib import Path
 

@@ -8,18 +8,21 @@ too, so nothing is sent beside the codes ("backward adaptation", as old as ADPCM
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from speechbrain_ext.quantization.allocation import Allocation, Plan
+from speechbrain_ext.quantization.arguments import check_arguments, within
 from speechbrain_ext.quantization.commitment import bound
+from speechbrain_ext.quantization.nested import NestedStages
 from speechbrain_ext.quantization.result import RVQResult
 from speechbrain_ext.quantization.rvq import ResidualVectorQuantizer
 
 
-class AdaptiveResidualVectorQuantizer(nn.Module):
+class AdaptiveResidualVectorQuantizer(NestedStages, nn.Module):
     """Grouped RVQ that orders its codes by the error each is expected to remove.
 
     A *cell* is one group of dimensions in one frame; each group has ``depth`` stages
@@ -105,25 +108,15 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
         super().__init__()
         groups = len(group_sizes)
         choices = tuple(dropout_choices or range(1, num_quantizers + 1))
-        _require(depth >= 1, "depth", depth, ">= 1")
-        _require(
-            1 <= num_quantizers <= groups * depth,
-            "num_quantizers",
-            num_quantizers,
-            f"between 1 and groups x depth = {groups * depth}",
-        )
-        _require(0 <= noise_shaping < 1, "noise_shaping", noise_shaping, "in [0, 1)")
-        _require(
-            0 <= quantizer_dropout <= 1,
-            "quantizer_dropout",
-            quantizer_dropout,
-            "in [0, 1]",
-        )
-        _require(
-            all(1 <= n <= num_quantizers for n in choices),
-            "dropout_choices",
-            list(choices),
-            f"between 1 and num_quantizers = {num_quantizers}",
+        check_arguments(
+            type(self).__name__,
+            [
+                within("depth", depth, 1, math.inf),
+                within("num_quantizers", num_quantizers, 1, groups * depth),
+                (0 <= noise_shaping < 1, "noise_shaping", noise_shaping, "in [0, 1)"),
+                within("quantizer_dropout", quantizer_dropout, 0, 1),
+                *(within("dropout_choices", n, 1, num_quantizers) for n in choices),
+            ],
         )
         self.dim = dim
         self.num_quantizers = num_quantizers
@@ -200,7 +193,7 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
             are those of the stages, group after group, and ``expected_error`` as in
             `decode_with_error`.
         """
-        rows = self._num_rows(num_quantizers)
+        rows = self._num_active(num_quantizers)
         waiting = self.training and not self.initialized
         inner = self.stages(latents)
         if waiting:  # passed through unquantized
@@ -226,7 +219,7 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
         num_frames: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Codes of latents, [batch, num_quantizers, time]; arguments of `forward`."""
-        rows = self._check_rows(num_quantizers or self.num_quantizers)
+        rows = self._check_count(num_quantizers or self.num_quantizers)
         codes = self.stages.encode(latents)
         return self.allocation.plan(codes, rows, num_frames).codes
 
@@ -263,20 +256,7 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
         ValueError
             If the shape does not fit or a code is out of range.
         """
-        _require(
-            codes.dim() == 3 and 1 <= codes.shape[1] <= self.num_quantizers,
-            "codes",
-            list(codes.shape),
-            f"[batch, n, time] with n from 1 to {self.num_quantizers}",
-        )
-        if codes.numel():
-            lowest, highest = int(codes.min()), int(codes.max())
-            _require(
-                0 <= lowest <= highest < self.codebook_size,
-                "codes",
-                [lowest, highest],
-                f"from 0 to {self.codebook_size - 1}; these are another codec's",
-            )
+        self._check_codes(codes)
         rows = codes.shape[1]
         plan = self.allocation.plan(codes, rows, num_frames, received=True)
         return self._reconstruct(plan)
@@ -335,30 +315,3 @@ class AdaptiveResidualVectorQuantizer(nn.Module):
             parts.append(total.view(batch, time, width))
             errors.append(error.view(batch, time) / width)
         return torch.cat(parts, dim=2), torch.stack(errors, dim=2)
-
-    def _num_rows(self, requested: int | None) -> int:
-        if requested is not None:
-            return self._check_rows(requested)
-        if not self.training or not self.quantizer_dropout:
-            return self.num_quantizers
-        # From torch's CPU generator, read through numpy: no device is asked.
-        drop, choice = torch.rand(2).numpy()
-        if drop >= self.quantizer_dropout:
-            return self.num_quantizers
-        return self.dropout_choices[int(choice * len(self.dropout_choices))]
-
-    def _check_rows(self, rows: int) -> int:
-        _require(
-            1 <= rows <= self.num_quantizers,
-            "num_quantizers",
-            rows,
-            f"between 1 and {self.num_quantizers}",
-        )
-        return rows
-
-
-def _require(fits: bool, name: str, value: object, rule: str) -> None:
-    if not fits:
-        raise ValueError(
-            f"AdaptiveResidualVectorQuantizer: {name} must be {rule}, got {value!r}"
-        )

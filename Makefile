@@ -29,18 +29,17 @@ demo: setup      ## train and score the codec on the embedded corpus
 	egs/telugu/run.sh
 
 test: setup      ## all tests (at most 8 minutes on 2 cores)
-	python -m pytest -n 2
+	OMP_NUM_THREADS=1 python -m pytest -n 2
 
 smoke: setup     ## the two-minute subset
-	python -m pytest -n 2 -m smoke
+	OMP_NUM_THREADS=1 python -m pytest -n 2 -m smoke
 
 lint: setup      ## ruff, shellcheck, imports
 	ruff check .
 	ruff format --check .
 	shellcheck -x $$(git ls-files '*.sh') .ci/run
 
-bench: setup     ## speed ratios against the real peers, side by side
-	python -m pip install --quiet --editable '.[bench]'
+bench: setup     ## speed ratios against the real peers; writes docs/bench.*
 	python -m speechbrain_ext bench
 
 acceptance: setup ## the long proof; writes docs/acceptance.json

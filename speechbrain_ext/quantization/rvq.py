@@ -53,8 +53,9 @@ class ResidualVectorQuantizer(NestedStages, nn.Module):
     quantizes with the codebooks as they are (randn x 0.01), so that no checkpoint
     looks good because it did not quantize.
 
-    Random choices (revival, quantizer dropout, k-means) come from torch's global
-    generators: that of the latents' device and that of the CPU.
+    Random choices of a forward (candidates for revival, quantizer dropout) come from
+    torch's global generators, that of the latents' device and that of the CPU. A commit
+    draws nothing from them.
 
     Arguments
     ---------
@@ -387,7 +388,10 @@ class ResidualVectorQuantizer(NestedStages, nn.Module):
             return
         self.reservoir.commit()
         if self.reservoir.is_full():
-            self.initialize(self.reservoir.gather())
+            # A stream of its own: a commit may come after the decoder's dropout or
+            # before it, and must not change what that draws.
+            own = torch.Generator().manual_seed(0)
+            self.initialize(self.reservoir.gather(), own)
 
     def discard_statistics(self) -> None:
         """Forget what was staged since the last commit, without a trace."""

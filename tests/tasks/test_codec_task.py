@@ -30,12 +30,13 @@ TINY = {
     "valid_kbps": [0.8, 1.6],
     "eval_kbps": [0.4, 1.6],
     "codec.width": 16,
-    "codec.encoder_blocks": 1,
     "codec.decoder_blocks": 1,
     "codec.quantizer.dim": 16,
     "codec.quantizer.num_quantizers": 8,
     "codec.quantizer.codebook_size": 16,
     "codec.quantizer.group_sizes": [8, 8],
+    "codec.quantizer.depth": 6,
+    "codec.quantizer.quantizer_dropout": 0.0,
     "training.warmup_steps": 2,
 }
 
@@ -67,11 +68,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def recipe(data, output, **overrides):
+def recipe(data, output, *, path=RECIPE, base=None, **overrides):
     return load_recipe(
-        RECIPE,
+        path,
         {
-            **TINY,
+            **(base or TINY),
             "train_manifest": str(data / "train.json"),
             "valid_manifest": str(data / "valid.json"),
             "output_folder": str(output),

@@ -44,6 +44,8 @@ class CodecBrain(NaNSafeBrain):
         self._shown: tuple[float, dict] = (0.0, {})
         self.train_stats: dict[str, float] = {}
         self.num_epochs = 0
+        #: what went on before the first epoch; counted with it
+        self.seconds_before = 0.0
 
     # -- one batch ---------------------------------------------------------------
 
@@ -195,7 +197,8 @@ class CodecBrain(NaNSafeBrain):
                 self.modules.reconstruction.saturations
             )
             self.train_stats["rejected"] = self.health.epoch_rejected
-            self.train_stats["seconds"] = time.monotonic() - self.stage_started
+            seconds = time.monotonic() - self.stage_started + self.seconds_before
+            self.train_stats["seconds"], self.seconds_before = seconds, 0.0
             if epoch % self.hparams.test_interval and epoch != self.num_epochs:
                 self._log(epoch, None)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import time
 
 import torch
 from speechbrain.utils.distributed import get_rank, if_main_process
@@ -12,6 +13,7 @@ from speechbrain.utils.distributed import get_rank, if_main_process
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.loader import crop_loader, read_samples, utterance_loader
 from speechbrain_ext.data.manifest import ManifestError, verify_manifest
+from speechbrain_ext.errors import UserError
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.rates import quantizers_of
 from speechbrain_ext.tasks.experiment import join_ranks, open_experiment
@@ -123,9 +125,22 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
         if if_main_process():
             print(report)
         return
-    if hasattr(codec, "initialize"):
+    if hparams["data_init"]:
+        started = time.monotonic()
+        if if_main_process():
+            print(
+                f"first weights from {len(train_set)} train files (principal "
+                "components, k-means) ...",
+                file=sys.stderr,
+            )
         waves = [torch.from_numpy(read_samples(u)) for u in train_set.values()]
-        codec.initialize(waves, seed=hparams["seed"])
+        try:
+            codec.initialize(waves, seed=hparams["seed"])
+        except ValueError as error:
+            raise UserError(
+                f"{hparams['train_manifest']}: too little to start from: {error}"
+            ) from error
+        brain.seconds_before = time.monotonic() - started
 
 
 def announce(brain: CodecBrain, loader, hparams: dict) -> None:
@@ -145,3 +160,11 @@ def announce(brain: CodecBrain, loader, hparams: dict) -> None:
         f"about {seconds / 60:.0f} min",
         file=sys.stderr,
     )
+    quantizer = brain.modules.codec.quantizer
+    if getattr(quantizer, "ema_target", "residual") == "quantized":
+        print(
+            "note: ema_target quantized is the seed document's rule, kept as a switch; "
+            "codebooks do not learn with it. Right: "
+            "--codec.quantizer.ema_target=residual",
+            file=sys.stderr,
+        )

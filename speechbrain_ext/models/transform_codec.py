@@ -291,7 +291,7 @@ class TransformCodec(NestedRates, nn.Module):
         waves: Iterable[torch.Tensor],
         seed: int = 0,
         *,
-        num_shifts: int = 16,
+        num_shifts: int = 8,
         max_frames: int = 120_000,
     ) -> None:
         """Learn everything that needs no gradient: scales, PCA, codebooks.

@@ -78,6 +78,7 @@ def examine(experiment: str | Path) -> list[Finding]:
         )
     log = folder / "train_log.txt"
     rows = read_train_log(log) if log.exists() else []
+    rows = [row for row in rows if row["epoch"] > 0]  # 0: before any step
     checks: list[Callable[[Path, list[dict]], Finding]] = [
         _epoch_completed,
         _losses_finite,

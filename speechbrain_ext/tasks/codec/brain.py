@@ -44,6 +44,8 @@ class CodecBrain(NaNSafeBrain):
         self._shown: tuple[float, dict] = (0.0, {})
         self.train_stats: dict[str, float] = {}
         self.num_epochs = 0
+        #: whether the first weights come from data and not from noise
+        self.starts_trained = False
         #: what went on before the first epoch; counted with it
         self.seconds_before = 0.0
 
@@ -127,12 +129,22 @@ class CodecBrain(NaNSafeBrain):
     # -- a run -------------------------------------------------------------------
 
     def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
-        """Train as ``Brain.fit`` does; says beforehand how long it will take."""
+        """Train as ``Brain.fit`` does.
+
+        With ``starts_trained`` the first weights are validated as epoch 0, and may win.
+        """
         self.train_sampler = train_set.sampler
+        self.first_valid_set = valid_set
         self.num_epochs = epoch_counter.limit
         steps = len(train_set) // self.grad_accumulation_factor
         self.hparams.schedule.total_steps = steps * self.num_epochs
         super().fit(epoch_counter, train_set, valid_set, **kwargs)
+
+    def on_fit_start(self):
+        """Prepare as stock does; validate first weights that are already good."""
+        super().on_fit_start()
+        if self.starts_trained and self.hparams.epoch_counter.current == 0:
+            super()._fit_valid(self.first_valid_set, 0, enable=False)
 
     def estimate_seconds(self, batch) -> float:
         """Time forward and backward on one batch without learning from it."""
@@ -214,7 +226,7 @@ class CodecBrain(NaNSafeBrain):
     def _log(self, epoch, valid_stats) -> None:
         meta = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
         for train_logger in self.hparams.train_loggers:
-            train_logger.log_stats(meta, self.train_stats, valid_stats)
+            train_logger.log_stats(meta, self.train_stats or None, valid_stats)
 
     def _save(self, epoch: int, snr: float) -> None:
         """Write a checkpoint, but never one whose state is not finite."""

@@ -124,6 +124,7 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
         report = load_initial_weights(codec, hparams["init_from"], "codec")
         if if_main_process():
             print(report)
+        brain.starts_trained = True
         return
     if hparams["data_init"]:
         started = time.monotonic()
@@ -141,6 +142,7 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
                 f"{hparams['train_manifest']}: too little to start from: {error}"
             ) from error
         brain.seconds_before = time.monotonic() - started
+        brain.starts_trained = True
 
 
 def announce(brain: CodecBrain, loader, hparams: dict) -> None:

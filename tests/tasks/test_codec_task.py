@@ -111,6 +111,13 @@ def test_a_run_leaves_what_the_readme_promises(trained):
     assert not [finding for finding in examine(folder) if finding.passed is False]
 
 
+def test_the_checklist_is_shown_after_the_first_epoch(data, tmp_path, capfd):
+    train(recipe(data, tmp_path / "exp", number_of_epochs=1))
+    said = capfd.readouterr().err
+    assert "pass  epochs completed: 1" in said
+    assert "doctor: training is healthy" in said
+
+
 def test_an_interrupted_run_ends_with_the_same_bits(data, trained, tmp_path):
     other = recipe(data, tmp_path / "exp")
     crops = loader.CropDataset.__getitem__

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 
 import torch
 from speechbrain import Stage
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 
 from speechbrain_ext.brain import DivergenceError, NaNSafeBrain
 from speechbrain_ext.brain.verdict import nonfinite_names
 from speechbrain_ext.data.sampler import generator_for
+from speechbrain_ext.report.doctor import examine, render
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +187,8 @@ class CodecBrain(NaNSafeBrain):
         interval = self.hparams.test_interval
         if epoch % interval == 0 or epoch == self.num_epochs:
             super()._fit_valid(valid_set, epoch, enable)
+        if epoch == 1 and if_main_process():
+            print(render(examine(self.hparams.output_folder)), file=sys.stderr)
 
     def on_stage_start(self, stage, epoch=None):
         """Start the sums of an epoch."""

@@ -7,31 +7,62 @@ from typing import Any
 
 import torch
 
+#: Lines about single rows of a batch that a report holds at most.
+_MAX_LINES = 50
+
 
 def batch_items(batch: Any) -> dict[str, Any]:
-    """Name the parts of a batch: PaddedBatch, mapping, tuple or list alike."""
+    """Name the parts of a batch: PaddedBatch, mapping, tuple or list alike.
+
+    Tensors inside an item that is itself a list or mapping get names such as ``0.1``.
+    """
+    named = _named_parts(batch)
+    if named is None:
+        return {"batch": batch}
+    items = {}
+    for key, item in named.items():
+        inner = batch_items(item) if _holds_tensor(item) else None
+        if inner is None:
+            items[key] = item
+        else:
+            items |= {f"{key}.{name}": part for name, part in inner.items()}
+    return items
+
+
+def _named_parts(batch: Any) -> dict[str, Any] | None:
+    """Parts of one level, or None if ``batch`` has none."""
     if isinstance(batch, Mapping):
-        return dict(batch)
+        return {str(key): item for key, item in batch.items()}
     keys = getattr(batch, "_PaddedBatch__keys", None)
     if keys is not None:
-        return {key: getattr(batch, key) for key in keys}
-    if isinstance(batch, (tuple, list)):
+        return {str(key): getattr(batch, key) for key in keys}
+    if isinstance(batch, (tuple, list)) and item_tensor(batch) is None:
         return {str(index): item for index, item in enumerate(batch)}
-    return {"batch": batch}
+    return None
+
+
+def _holds_tensor(item: Any) -> bool:
+    """Whether there is a tensor somewhere inside a container."""
+    parts = _named_parts(item)
+    return parts is not None and any(
+        item_tensor(part) is not None or _holds_tensor(part) for part in parts.values()
+    )
 
 
 def item_tensor(item: Any) -> torch.Tensor | None:
-    """Return the tensor of a batch item (the data of a PaddedData), or None."""
-    data = getattr(item, "data", None)
-    if isinstance(item, torch.Tensor):
-        return item
-    return data if isinstance(data, torch.Tensor) else None
+    """Return the dense tensor of a batch item (the data of a PaddedData), or None."""
+    tensor = item if isinstance(item, torch.Tensor) else getattr(item, "data", None)
+    if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
+        return tensor
+    return None
 
 
 def utterance_ids(batch: Any) -> list[str]:
     """Utterance ids that travel in the batch as ``id`` or ``utt_id``, else []."""
     items = batch_items(batch)
     for key in ("utt_id", "id"):
+        if isinstance(items.get(key), str):
+            return [str(items[key])]
         if isinstance(items.get(key), (list, tuple)):
             return [str(value) for value in items[key]]
     return []
@@ -44,8 +75,8 @@ def tensor_statistics(tensor: torch.Tensor) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "dtype": str(tensor.dtype).removeprefix("torch."),
     }
-    if tensor.is_complex():
-        values = torch.view_as_real(tensor.detach()).reshape(-1)
+    if values.is_complex():
+        values = torch.view_as_real(values).reshape(-1)
     if values.is_floating_point():
         values = values.double()
         statistics["nan"] = int(values.isnan().sum())
@@ -61,20 +92,29 @@ def tensor_statistics(tensor: torch.Tensor) -> dict[str, Any]:
 
 
 def bad_inputs(batch: Any) -> list[str]:
-    """One line for each item row that holds NaN or Inf, with its utterance id."""
+    """One line for each item row that holds NaN or Inf, with its utterance id.
+
+    A tensor's rows are the utterances if there are as many rows as ids.
+    """
     ids = utterance_ids(batch)
     lines = []
+    more = 0
     for key, item in batch_items(batch).items():
         tensor = item_tensor(item)
-        if tensor is None or not tensor.is_floating_point() or tensor.dim() == 0:
+        if tensor is None or not (tensor.is_floating_point() or tensor.is_complex()):
             continue
-        rows = tensor.detach().reshape(tensor.shape[0], -1)
-        for row in torch.where(~torch.isfinite(rows).all(1))[0].tolist():
-            who = f"utterance {ids[row]!r}" if row < len(ids) else f"row {row}"
+        rows = torch.atleast_1d(tensor.detach())
+        rows = rows.reshape(len(rows), rows[:1].numel())
+        bad = torch.where(~torch.isfinite(rows).all(1))[0].tolist()
+        room = max(0, _MAX_LINES - len(lines))
+        more += len(bad[room:])
+        for row in bad[:room]:
+            named = len(ids) == len(rows)
+            who = f"utterance {ids[row]!r}" if named else f"row {row}"
             nan = int(rows[row].isnan().sum())
             inf = int(rows[row].isinf().sum())
             lines.append(f"{key} of {who} holds {nan} NaN and {inf} Inf")
-    return lines
+    return lines + ([f"and {more} more rows"] if more else [])
 
 
 def _all_finite(value: Any) -> bool:
@@ -113,16 +153,16 @@ def first_bad_module(
     hooks = []
 
     def listen(name: str):
-        def hook(module, inputs, output):
+        def hook(module, inputs, keywords, output):
             bad = not found and not _all_finite(output)
-            if bad and _all_finite(inputs):
+            if bad and _all_finite(inputs) and _all_finite(keywords):
                 found.append(f"{name} ({type(module).__name__})")
 
         return hook
 
     for name, module in modules.named_modules():
-        if name:
-            hooks.append(module.register_forward_hook(listen(name)))
+        if name and not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+            hooks.append(module.register_forward_hook(listen(name), with_kwargs=True))
     try:
         with torch.no_grad():
             forward()

@@ -51,17 +51,26 @@ def plain_items(batch: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     for key, item in batch_items(batch).items():
         tensor = item_tensor(item)
         if tensor is not None:
-            items[key] = tensor.detach().cpu()
+            # A clone: a view would bring the whole storage it was cut from.
+            items[key] = tensor.detach().cpu().clone()
             length = getattr(item, "lengths", None)
             if isinstance(length, torch.Tensor):
-                lengths[key] = length.detach().cpu()
+                lengths[key] = length.detach().cpu().clone()
         elif isinstance(item, (list, tuple)) and all(
             isinstance(value, (str, int, float)) for value in item
         ):
-            items[key] = list(item)
+            items[key] = [_builtin(value) for value in item]
         elif isinstance(item, (str, int, float)):
-            items[key] = item
+            items[key] = _builtin(item)
     return items, lengths
+
+
+def _builtin(value: str | int | float) -> str | int | float:
+    """Make plain text or a plain number of a subclass, NumPy's and enums included."""
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return str(value)
 
 
 def write_dump(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ class _Guard:
         self.open = False
         self.judged = False
         self.loss: torch.Tensor | None = None
+        self.loss_is_scaled = False
+        #: Optimizers (by id) that the last verdict allowed to step, once.
+        self.cleared: set[int] = set()
+        self.num_steps = 0
         self.hooked: set[int] = set()
         self.hooks: list[Any] = []
         self.last_report = ""
@@ -50,6 +55,8 @@ def _state_owners(brain: NaNSafeBrain) -> list[object]:
     if hasattr(brain, "hparams"):
         owners.append(brain.hparams)
     owners += [v for v in vars(brain).values() if isinstance(v, MetricStats)]
+    for optimizer in brain._optimizers().values():
+        owners += optimizer.param_groups  # a hook may have set the learning rate
     return owners
 
 
@@ -105,14 +112,24 @@ class NaNSafeBrain(speechbrain.Brain):
         checkpointer=None,
     ):
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
-        policy = (hparams or {}).get("nan_guard") or NonFinitePolicy()
+        policy = (hparams or {}).get("nan_guard")
+        if policy is None:
+            policy = NonFinitePolicy()
+        if not isinstance(policy, NonFinitePolicy):
+            raise TypeError(
+                "NaNSafeBrain: nan_guard must be a NonFinitePolicy, got "
+                f"{type(policy).__name__}; in YAML: "
+                "nan_guard: !new:speechbrain_ext.brain.NonFinitePolicy"
+            )
+        self._epoch = 0
         self._guard = _Guard(self, policy)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # Recipes override fit_batch freely; the transaction stands around whatever
-        # they wrote, and their own super().fit_batch() joins the open one.
-        if "fit_batch" in vars(cls):
+        # they wrote, and their own super().fit_batch() joins the open one. The method
+        # may also come from a mixin that stands before NaNSafeBrain.
+        if not getattr(cls.fit_batch, "is_transaction", False):
             cls.fit_batch = _transactional(cls.fit_batch)
 
     @property
@@ -156,7 +173,7 @@ class NaNSafeBrain(speechbrain.Brain):
 
     def _fit_train(self, train_set, epoch, enable):
         self._guard.transaction.forward_state.forget_plan()
-        self.health.start_epoch()
+        self.health.start_epoch(self.step)
         self._epoch = epoch
         with extra_progress(self.progress_items):
             super()._fit_train(train_set, epoch, enable)
@@ -175,6 +192,7 @@ class NaNSafeBrain(speechbrain.Brain):
     def check_loss_isfinite(self, loss):
         """Keep the loss for the verdict (stock counts, and steps all the same)."""
         self._guard.loss = loss.detach()
+        self._guard.loss_is_scaled = True
 
     def optimizers_step(self):
         """Take the verdict, then step as stock does: unscale, clip, step, zero."""
@@ -199,7 +217,7 @@ class NaNSafeBrain(speechbrain.Brain):
 
     def _clip(self, optimizers, norms) -> None:
         """Clip with the norms that the verdict already has."""
-        if self._guard.policy.clip_scope == "all":
+        if self._guard.policy.clip_scope == "all" and norms:
             parameters = [
                 p
                 for optimizer in optimizers.values()
@@ -216,13 +234,14 @@ class NaNSafeBrain(speechbrain.Brain):
                 norms[name, 0],
             )
 
-    def _judge(self, optimizers) -> dict:
+    def _judge(self, optimizers, *, stepping: bool = True) -> dict:
         """Judge the open batch; unwind to its transaction if it is bad."""
         guard = self._guard
         norms = group_norms(optimizers)
         if not guard.open:  # a hook of the recipe steps outside any batch
             return norms
         guard.judged = True
+        guard.cleared = set(map(id, optimizers.values()))
         loss = guard.loss
         if loss is None:
             loss = torch.zeros((), device=self.device)
@@ -236,7 +255,7 @@ class NaNSafeBrain(speechbrain.Brain):
         if verdict.cause == "gradient" and self.scaler.is_enabled():
             # The scaler's own business: it skips the step and lowers the scale.
             if self.scaler.get_scale() > 1.0:
-                self.health.scaler_backoffs += 1
+                self.health.scaler_backoffs += stepping
                 return norms
         if not verdict.accepted:
             raise RejectedBatch(verdict)
@@ -257,8 +276,12 @@ class NaNSafeBrain(speechbrain.Brain):
             guard.hooked.add(id(optimizer))
 
             def judge_first(optimizer, args, kwargs, name=name):
-                if guard.open and not guard.judged:
+                if not guard.open:
+                    return
+                if id(optimizer) not in guard.cleared:
                     self._judge({name: optimizer})
+                guard.cleared.discard(id(optimizer))
+                guard.num_steps += 1
 
             guard.hooks.append(optimizer.register_step_pre_hook(judge_first))
 
@@ -267,23 +290,26 @@ class NaNSafeBrain(speechbrain.Brain):
         guard = self._guard
         self._hook_optimizers()
         accumulating = self.grad_accumulation_factor > 1
-        guard.transaction.begin(keep_gradients=accumulating)
-        guard.open, guard.judged, guard.loss = True, False, None
+        guard.transaction.begin()
+        guard.open, guard.judged = True, False
+        guard.loss, guard.loss_is_scaled = None, False
+        guard.cleared, guard.num_steps = set(), 0
         steps_before = self.optimizer_step
         self.health.epoch_batches += 1
         try:
             loss = fit_batch(batch)
             if not guard.judged:  # a micro-batch inside an accumulation window
                 if guard.loss is None:
-                    guard.loss = loss
-                self._judge(self._optimizers())
+                    guard.loss = loss.to(self.device)
+                self._judge(self._optimizers(), stepping=False)
         except RejectedBatch as rejected:
             guard.open = False
             self._reject(batch, rejected.verdict)
             return torch.tensor(math.nan)
         finally:
             guard.open = False
-        if self.optimizer_step > steps_before or not accumulating:
+        stepped = guard.num_steps or self.optimizer_step > steps_before
+        if stepped or not accumulating:
             self._commit_statistics()
         self.health.count(rejected=False)
         return loss
@@ -297,9 +323,16 @@ class NaNSafeBrain(speechbrain.Brain):
         """Gather evidence, put everything back, report, and look at the limits."""
         guard, health = self._guard, self.health
         verdict, gradients = explain_norm(verdict, self.modules)
+        if guard.loss_is_scaled:
+            loss = verdict.loss * self.grad_accumulation_factor
+            verdict = replace(verdict, loss=loss / self.scaler.get_scale())
         buffers = nonfinite_names(self.modules.named_buffers())
         before = guard.transaction.random.torch_cpu
         guard.transaction.rollback()
+        if self.scaler.is_enabled():
+            # That these gradients were unscaled is forgotten by update() alone, which
+            # would move the scale too; without it the next batch can't be unscaled.
+            self.scaler._per_optimizer_states.clear()
         module = first_bad_module(
             self.modules, lambda: self._forward_for_diagnosis(batch)
         )
@@ -330,7 +363,10 @@ class NaNSafeBrain(speechbrain.Brain):
         if policy.dump_folder is not None:
             return Path(policy.dump_folder)
         if self.checkpointer is not None:
-            return Path(self.checkpointer.checkpoints_dir).parent / "debug_nan"
+            checkpoints = Path(self.checkpointer.checkpoints_dir)
+            if hasattr(self.checkpointer, "tempdir"):  # debug mode leaves nothing
+                return checkpoints / "debug_nan"
+            return checkpoints.parent / "debug_nan"
         return None
 
     def _dump(self, batch, verdict, report, random_before) -> Path | None:
@@ -349,7 +385,7 @@ class NaNSafeBrain(speechbrain.Brain):
                 random_before=random_before,
                 max_megabytes=policy.max_dump_megabytes,
             )
-        except OSError as error:  # a full disk must not end the run
+        except Exception as error:  # a full disk, or an odd batch, must not end the run
             logger.warning("the rejected batch could not be dumped: %s", error)
             return None
         health.dumps += 1
@@ -373,6 +409,10 @@ class NaNSafeBrain(speechbrain.Brain):
                 f"  non-finite gradient in {len(report['gradients'])} parameters, "
                 f"first {report['gradients'][0]}"
             )
+        if self._guard.num_steps:
+            count = self._guard.num_steps
+            some = "1 optimizer step" if count == 1 else f"{count} optimizer steps"
+            lines.append(f"  the batch stepped more than once; {some} before it stays")
         if report["buffers"]:
             lines.append(f"  buffers it would have poisoned: {len(report['buffers'])}")
         if path:
@@ -389,6 +429,7 @@ def _transactional(fit_batch):
             return fit_batch(self, batch)
         return self._transact(functools.partial(fit_batch, self), batch)
 
+    wrapper.is_transaction = True
     return wrapper
 
 

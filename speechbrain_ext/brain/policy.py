@@ -86,9 +86,9 @@ class Health:
     scaler_backoffs: int = 0
     dumps: int = 0
 
-    def start_epoch(self) -> None:
-        """Begin the counts that are shown per epoch."""
-        self.epoch_batches = 0
+    def start_epoch(self, steps: int = 0) -> None:
+        """Begin the counts that are shown per epoch, of which ``steps`` are done."""
+        self.epoch_batches = steps
         self.epoch_rejected = 0
 
     def count(self, *, rejected: bool) -> None:

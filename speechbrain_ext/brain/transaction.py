@@ -16,13 +16,30 @@ from collections.abc import Callable, Iterable
 import numpy
 import torch
 
-#: Values of attributes that are read and put back as they are.
-_NUMBERS = (bool, int, float, complex, str, type(None))
+#: Copied item by item; all but these and tensors is put back as the same object.
 _CONTAINERS = (list, dict, set, collections.deque)
 #: Longer lists are taken to be append-only logs: only their length is remembered.
 _LONG_LIST = 256
 #: torch's own registries in a module: parameters, buffers and hooks.
 _REGISTRIES = frozenset(vars(torch.nn.Module())) - {"training"}
+
+
+def _can_be_written(tensor: torch.Tensor) -> bool:
+    """Whether a dense copy may be put back in place; if not, nobody else can either."""
+    return (
+        tensor.layout is torch.strided
+        and not tensor.is_inference()
+        and all(s or n == 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+    )
+
+
+def _zero_or_nan(values: torch.Tensor, *, masks: bool) -> torch.Tensor:
+    """0 where finite, NaN elsewhere; with ``masks`` also 0 where -Inf."""
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if masks:
+        values = values.clamp(min=0)
+    return values * 0.0  # 0 * inf and 0 * nan are nan, and nothing overflows
 
 
 class TensorShadow:
@@ -31,20 +48,29 @@ class TensorShadow:
     Arguments
     ---------
     tensors : list[torch.Tensor]
-        The live tensors, any shapes, dtypes and devices.
+        The live tensors, any shapes, dtypes and devices. Those that can't be written
+        in place (sparse, expanded) are not copied.
+    masks : bool
+        -Inf is an ordinary value of these tensors: attention masks are made of it.
     """
 
-    def __init__(self, tensors: list[torch.Tensor]):
+    def __init__(self, tensors: list[torch.Tensor], *, masks: bool = False):
         self.live = tensors
+        self.masks = masks
+        self.places = [i for i, t in enumerate(tensors) if _can_be_written(t)]
+        self.held = [tensors[place] for place in self.places]
+        self.layout = [(t.dtype, t.device, t.shape) for t in self.held]
         self.blocks = {}
         self.copies: list[torch.Tensor] = []
+        self._exempt: dict | None = None
+        self._after: TensorShadow | None = None
         sizes = collections.Counter()
-        for tensor in tensors:
+        for tensor in self.held:
             sizes[(tensor.dtype, tensor.device)] += tensor.numel()
         for key, size in sizes.items():
             self.blocks[key] = torch.empty(size, dtype=key[0], device=key[1])
         used = collections.Counter()
-        for tensor in tensors:
+        for tensor in self.held:
             key = (tensor.dtype, tensor.device)
             start = used[key]
             used[key] += tensor.numel()
@@ -60,24 +86,75 @@ class TensorShadow:
     @torch.no_grad()
     def take(self) -> None:
         """Copy the live tensors into the shadow."""
-        if self.live:
-            torch._foreach_copy_(self.copies, self.live)
+        if self.held:
+            torch._foreach_copy_(self.copies, self.held)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Copy the shadow back into the live tensors."""
-        if self.live:
-            torch._foreach_copy_(self.live, self.copies)
+        if self.held:
+            torch._foreach_copy_(self.held, self.copies)
 
-    def probe(self) -> torch.Tensor | None:
-        """Return 0 if all floating copies are finite, else NaN; a scalar, no sync."""
-        total = None
-        for block in self.blocks.values():
-            if block.is_floating_point():
-                # 0 * inf and 0 * nan are nan: one pass, and no overflow on the way.
-                part = (block.float() * 0.0).sum()
-                total = part if total is None else total + part.to(total.device)
-        return total
+    @torch.no_grad()
+    def spoiled_by(self, now: list) -> list[torch.Tensor]:
+        """Look for elements that were finite when first taken and are not any more.
+
+        Arguments
+        ---------
+        now : list
+            What stands in the places of the live tensors now.
+
+        Returns
+        -------
+        list[torch.Tensor]
+            Scalars that are 0, or NaN where there is such an element; no sync.
+        """
+        if self._exempt is None:
+            self._exempt = {
+                key: self._spoiled_already(block)
+                for key, block in self.blocks.items()
+                if block.is_floating_point() or block.is_complex()
+            }
+        now = [now[place] for place in self.places]
+        if not all(isinstance(tensor, torch.Tensor) for tensor in now) or (
+            [(t.dtype, t.device, t.shape) for t in now] != self.layout
+        ):
+            return self._spoiled_one_by_one(now)
+        if self._after is None or not self._after.matches(now):
+            self._after = TensorShadow(now)
+        if len(self._after.held) != len(now):
+            return self._spoiled_one_by_one(now)
+        self._after.take()
+        scalars = []
+        for key, exempt in self._exempt.items():
+            found = _zero_or_nan(self._after.blocks[key], masks=self.masks)
+            if exempt is not None:
+                found.masked_fill_(exempt, 0.0)
+            scalars.append(found.sum())
+        return scalars
+
+    def _spoiled_already(self, block: torch.Tensor) -> torch.Tensor | None:
+        """Mark the elements that are not finite, or return None if all are."""
+        found = _zero_or_nan(block, masks=self.masks).isnan()
+        # Buffers keep their identity, so this is asked once an epoch, and it halves
+        # the cost of large codebooks; on a GPU the answer would cost a wait.
+        if not self.masks and block.device.type == "cpu" and not found.any():
+            return None
+        return found
+
+    def _spoiled_one_by_one(self, now: list) -> list[torch.Tensor]:
+        """As `spoiled_by`, where a tensor was exchanged for one of another kind."""
+        scalars = []
+        for before, after in zip(self.copies, now, strict=True):
+            if (
+                isinstance(after, torch.Tensor)
+                and after.layout is torch.strided
+                and (after.is_floating_point() or after.is_complex())
+            ):
+                spoiled = _zero_or_nan(after, masks=self.masks).sum()
+                known = _zero_or_nan(before, masks=self.masks).sum().isnan()
+                scalars.append(spoiled.masked_fill(known.to(spoiled.device), 0.0))
+        return scalars
 
 
 class RandomStreams:
@@ -102,32 +179,29 @@ class RandomStreams:
 
 
 class Gradients:
-    """``.grad`` of all parameters, as earlier micro-batches of a window left it."""
+    """``.grad`` of all parameters, as earlier batches left it."""
 
     def __init__(self):
-        self._shadow: TensorShadow | None = None
+        self._shadow = TensorShadow([])
         self._before: list[tuple[torch.nn.Parameter, torch.Tensor | None]] = []
 
-    def take(self, parameters: list[torch.nn.Parameter], copy: bool) -> None:
-        """Remember which parameters have a gradient and, with ``copy``, its values."""
+    def take(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Remember which parameters have a gradient, and its values.
+
+        A step leaves none behind, so there is something to copy only inside an
+        accumulation window and for parameters whose optimizer is frozen.
+        """
         self._before = [(p, p.grad) for p in parameters]
         grads = [grad for _, grad in self._before if grad is not None]
-        self._copied = copy and bool(grads)
-        if self._copied:
-            if self._shadow is None or not self._shadow.matches(grads):
-                self._shadow = TensorShadow(grads)
-            self._shadow.take()
+        if not self._shadow.matches(grads):
+            self._shadow = TensorShadow(grads)
+        self._shadow.take()
 
     def restore(self) -> None:
-        """Put the gradients back; those of the first micro-batch become zero."""
+        """Put the gradients back, or none where there was none."""
         for parameter, grad in self._before:
             parameter.grad = grad
-        if self._copied:
-            self._shadow.restore()
-        else:
-            for _, grad in self._before:
-                if grad is not None:
-                    grad.zero_()
+        self._shadow.restore()
 
 
 def _remember(container):
@@ -157,11 +231,13 @@ class ForwardState:
     modules : torch.nn.Module
         All trained modules.
     owners : Callable[[], Iterable[object]]
-        Gives further objects whose numbers, tensors and containers belong to the
-        state (the Brain, its hparams, metric accumulators); asked again for each plan.
+        Gives further objects (or dicts) whose numbers, tensors and containers belong
+        to the state (the Brain, its hparams, metric accumulators, the optimizers'
+        parameter groups); asked again for each plan.
 
     Limits: containers are put back to the items they held (same objects); an item
-    that was changed in place stays changed.
+    that was changed in place stays changed. Attributes of any other type are put back
+    to the same object.
     """
 
     def __init__(
@@ -174,8 +250,9 @@ class ForwardState:
         self.parameters: list[torch.nn.Parameter] = []
         self._spaces: list[dict] = []
         self._shape: tuple[int, ...] | None = None
-        self._shadow = TensorShadow([])
-        self._probe = self._shadow
+        self._types: list[list[type]] = []
+        self._buffers = TensorShadow([])
+        self._attributes = TensorShadow([], masks=True)
 
     def forget_plan(self) -> None:
         """List the slots anew before the next batch (objects were exchanged)."""
@@ -183,77 +260,117 @@ class ForwardState:
 
     def _plan(self) -> None:
         """List every slot once; each batch then only reads them."""
-        self._spaces = [vars(module) for module in self._modules.modules()]
-        self._spaces += [vars(owner) for owner in self._owners()]
-        self._keys = [frozenset(space) for space in self._spaces]
+        modules = list(self._modules.modules())
+        buffers = [module._buffers for module in modules]
+        spaces = [vars(module) for module in modules]
+        spaces += [o if isinstance(o, dict) else vars(o) for o in self._owners()]
+        self._spaces = buffers + spaces
+        self._keys = [frozenset(space.keys()) for space in self._spaces]
         self.parameters = list(self._modules.parameters())
-        self._slots, self._tensors, self._containers = [], [], []
-        for module in self._modules.modules():
-            self._tensors += [
-                (module._buffers, name)
-                for name, buffer in module._buffers.items()
-                if buffer is not None
-            ]
-            # A frozen parameter is a buffer by another name (EMA codebooks).
-            self._tensors += [
-                (module._parameters, name)
-                for name, parameter in module._parameters.items()
-                if parameter is not None and not parameter.requires_grad
-            ]
-        for space in self._spaces:
+        places = [
+            (space, name)
+            for space in buffers
+            for name, buffer in space.items()
+            if buffer is None
+        ]
+        self._buffer_places = [
+            (space, name)
+            for space in buffers
+            for name, buffer in space.items()
+            if buffer is not None
+        ]
+        # A frozen parameter is a buffer by another name (EMA codebooks).
+        self._buffer_places += [
+            (module._parameters, name)
+            for module in modules
+            for name, parameter in module._parameters.items()
+            if parameter is not None and not parameter.requires_grad
+        ]
+        self._attribute_places, self._container_places = [], []
+        for space in spaces:
             for name, value in space.items():
                 if name in _REGISTRIES:
                     continue
                 if isinstance(value, torch.Tensor):
-                    self._tensors.append((space, name))
-                elif isinstance(value, _NUMBERS):
-                    self._slots.append((space, name))
+                    self._attribute_places.append((space, name))
                 elif isinstance(value, _CONTAINERS):
-                    self._containers.append((space, name))
+                    self._container_places.append((space, name))
+                else:
+                    places.append((space, name))
+        self._places = places
         self._shape = tuple(map(len, self._spaces))
+
+    def _read(self) -> list[list] | None:
+        """Read every slot, or return None if the plan is out of date."""
+        # Attributes born in the last forward (caches, first statistics) change sizes.
+        if self._shape != tuple(map(len, self._spaces)):
+            return None
+        try:
+            return [
+                [space[name] for space, name in places]
+                for places in (
+                    self._places,
+                    self._container_places,
+                    self._buffer_places,
+                    self._attribute_places,
+                )
+            ]
+        except KeyError:  # one was born and another one deleted
+            return None
 
     def take(self) -> None:
         """Remember the state; fast, since it runs before every batch."""
-        # Attributes born in the last forward (caches, first statistics) change sizes.
-        if self._shape != tuple(map(len, self._spaces)):
+        read = self._read()
+        # None that became a tensor, a list that became None: copied another way.
+        types = read and [list(map(type, values)) for values in read]
+        if not read or types != self._types:
             self._plan()
-        self._values = [space[name] for space, name in self._slots]
-        self._items = [
-            (value := space[name], _remember(value)) for space, name in self._containers
-        ]
-        live = [space[name] for space, name in self._tensors]
-        if not self._shadow.matches(live):
-            self._shadow = TensorShadow(live)
-            floating = [t for t in live if t.is_floating_point()]
-            self._probe = TensorShadow(floating)
-        self._shadow.take()
+            read = self._read()
+            self._types = [list(map(type, values)) for values in read]
+        self._values, containers, buffers, attributes = read
+        self._items = [(value, _remember(value)) for value in containers]
+        if not self._buffers.matches(buffers):
+            self._buffers = TensorShadow(buffers)
+        if not self._attributes.matches(attributes):
+            self._attributes = TensorShadow(attributes, masks=True)
+        self._buffers.take()
+        self._attributes.take()
 
     def probe(self) -> torch.Tensor | None:
-        """Return 0 if every floating buffer is finite now, else NaN (None: none)."""
-        live = [space.get(name) for space, name in self._tensors]
-        floating = [
-            t for t in live if isinstance(t, torch.Tensor) and t.is_floating_point()
-        ]
-        if not self._probe.matches(floating):
-            self._probe = TensorShadow(floating)
-        self._probe.take()
-        return self._probe.probe()
+        """Return 0 if forward spoiled no buffer or attribute, else NaN (None: none).
+
+        What was NaN or Inf before is not the batch's doing; -Inf is allowed in plain
+        attributes, where attention masks are kept.
+        """
+        total = None
+        for shadow, places in (
+            (self._buffers, self._buffer_places),
+            (self._attributes, self._attribute_places),
+        ):
+            for part in shadow.spoiled_by([space.get(name) for space, name in places]):
+                part = part.float()
+                total = part if total is None else total + part.to(total.device)
+        return total
 
     def restore(self) -> None:
         """Put everything back: values, identities, and nothing that is new."""
         for space, keys in zip(self._spaces, self._keys, strict=True):
-            for name in [n for n in space if n not in keys]:
+            for name in [n for n in space.keys() if n not in keys]:
                 del space[name]
-        for (space, name), value in zip(self._slots, self._values, strict=True):
+        for (space, name), value in zip(self._places, self._values, strict=True):
             space[name] = value
         for (space, name), (container, items) in zip(
-            self._containers, self._items, strict=True
+            self._container_places, self._items, strict=True
         ):
             space[name] = container
             _put_back(container, items)
-        for (space, name), tensor in zip(self._tensors, self._shadow.live, strict=True):
-            space[name] = tensor
-        self._shadow.restore()
+        for shadow, places in (
+            (self._buffers, self._buffer_places),
+            (self._attributes, self._attribute_places),
+        ):
+            for (space, name), tensor in zip(places, shadow.live, strict=True):
+                space[name] = tensor
+            shadow.restore()
 
 
 class Transaction:
@@ -276,11 +393,11 @@ class Transaction:
         self.random = RandomStreams()
         self.gradients = Gradients()
 
-    def begin(self, *, keep_gradients: bool) -> None:
-        """Remember everything; ``keep_gradients`` inside an accumulation window."""
+    def begin(self) -> None:
+        """Remember everything."""
         self.forward_state.take()
         self.random.take()
-        self.gradients.take(self.forward_state.parameters, copy=keep_gradients)
+        self.gradients.take(self.forward_state.parameters)
 
     def rollback(self) -> None:
         """Put everything back, as if the batch had never been delivered."""

@@ -90,9 +90,10 @@ def judge(
         apart, on the event only.
     """
     device = loss.device
-    total = torch.linalg.vector_norm(
-        torch.stack([norm.detach().float().to(device) for norm in norms])
-    )
+    norms = [norm.detach().float().to(device) for norm in norms]
+    total = loss.new_zeros((), dtype=torch.float32)  # no optimizer, or all frozen
+    if norms:
+        total = torch.linalg.vector_norm(torch.stack(norms))
     clean = loss.new_zeros((), dtype=torch.float32) if probe is None else probe
     values = torch.stack([loss.detach().float().reshape(()), total, clean.to(device)])
     bad_elsewhere = False
@@ -106,10 +107,10 @@ def judge(
         bad_elsewhere = numbers[3] > 0
     if not math.isfinite(loss_value):
         cause = "loss"
+    elif not math.isfinite(clean_value):  # forward comes before backward
+        cause = "buffer"
     elif not math.isfinite(norm_value):
         cause = "gradient"
-    elif not math.isfinite(clean_value):
-        cause = "buffer"
     elif bad_elsewhere:
         cause = "other rank"
     else:

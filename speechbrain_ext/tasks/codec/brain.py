@@ -152,7 +152,7 @@ class CodecBrain(NaNSafeBrain):
     def estimate_seconds(self, batch) -> float:
         """Time forward and backward on one batch without learning from it."""
         transaction = self._guard.transaction
-        transaction.begin(keep_gradients=False)
+        transaction.begin()
         self.modules.train()
         try:
             times = []

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechbrain_ext.data.corpora.debian import fetch_packages
-from speechbrain_ext.files import write_json
+from speechbrain_ext.files import write_json, write_text
+from speechbrain_ext.report.collection import render_collection
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "acceptance.json"
@@ -86,6 +87,16 @@ def figures(experiment: Path) -> dict:
     }
 
 
+def keep_results(experiment: Path) -> None:
+    """Copy the figures into the recipe, and make its RESULTS.md from all of them."""
+    kept = TELUGU / "results"
+    write_text(
+        kept / f"{experiment.name}.json",
+        (experiment / "results.json").read_text(encoding="utf-8"),
+    )
+    write_text(TELUGU / "RESULTS.md", render_collection(kept))
+
+
 def snr_at(systems: list[dict], kbps: float) -> float:
     """SNR of the highest rate that is at most ``kbps``."""
     allowed = [s for s in systems if s["kbps"] <= kbps * 1.0001]
@@ -96,6 +107,7 @@ def festival() -> dict:
     """Train on 33 sentences of the diphone voice, score unseen ones."""
     command, experiment, _ = run_recipe("--corpus=festival", "--tag=festival")
     found = figures(experiment)
+    keep_results(experiment)
     near_seven = min(found["opus"], key=lambda s: abs(s["kbps"] - 7.0))
     gain = snr_at(found["ours"], near_seven["kbps"]) - near_seven["mean"]["snr_db"]
     claims = [
@@ -120,6 +132,7 @@ def human(package: str, tag: str) -> dict:
         "--num_test=12",
     )
     found = figures(experiment)
+    keep_results(experiment)
     unmeasured = sum(s["mean"]["snr_db"] is None for s in found["ours"])
     rejected = found["health"]["rejected_batches"]
     claims = [

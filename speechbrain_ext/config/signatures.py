@@ -8,9 +8,11 @@ where it goes anywhere else, unknown names have to be believed.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
 import inspect
+import logging
 import pkgutil
 import textwrap
 from dataclasses import dataclass, field
@@ -21,6 +23,21 @@ from .tree import Node, walk
 
 #: where the names of a recipe nearly always come from
 _USUAL = ("speechbrain", "speechbrain_ext", "torch", "torchaudio")
+
+
+@contextlib.contextmanager
+def _quiet_imports():
+    """Keep warnings that modules log when imported ("torchvision is missing") away.
+
+    They are about features that the recipe may not use at all, and would stand in
+    front of every answer.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def locate(target: str) -> Any:
@@ -47,7 +64,8 @@ def locate(target: str) -> Any:
     while depth < len(parts):
         name = ".".join(parts[: depth + 1])
         try:
-            module = importlib.import_module(name)
+            with _quiet_imports():
+                module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if f"{name}.".startswith(f"{error.name}."):
                 break  # the name itself: what is left of it are attributes

@@ -1,6 +1,7 @@
 """Codec models."""
 
 from speechbrain_ext.models.codec import CodecResult
+from speechbrain_ext.models.seanet_codec import SEANetCodec
 from speechbrain_ext.models.transform_codec import TransformCodec
 
-__all__ = ["CodecResult", "TransformCodec"]
+__all__ = ["CodecResult", "SEANetCodec", "TransformCodec"]

@@ -10,37 +10,57 @@ from torch import nn
 from speechbrain_ext.models.codec import CodecResult, NestedRates
 from speechbrain_ext.models.convnext import ConvNeXtStack
 from speechbrain_ext.models.mdct import MDCT
+from speechbrain_ext.quantization import AdaptiveResidualVectorQuantizer
+
+BASES = ("pca", "bands")
 
 
 class TransformCodec(NestedRates, nn.Module):
     """Neural codec that starts as a good classical transform codec and only improves.
 
-    MDCT -> linear transform (PCA of the training frames) + ConvNeXt correction ->
-    residual vector quantizer -> transposed PCA + ConvNeXt correction -> inverse MDCT.
-    The corrections are zero at the start, so after `initialize` (no gradient step) the
-    codec already is what decades of transform coding recommend; training moves away
-    from there. A waveform network of the same size does not leave zero output in the
-    time this one is trained.
+    MDCT -> linear transform -> residual vector quantizer -> a network that corrects
+    what came out -> transposed linear transform -> inverse MDCT. SoundStream (Zeghidour
+    et al., 2021) with its convolutional encoder and decoder replaced; rates are nested
+    as there: the first n quantizers are a codec of their own.
 
-    SoundStream (Zeghidour et al., 2021) with its convolutional encoder and decoder
-    replaced; rates are nested as there: the first n quantizers are a codec of their
-    own.
+    The correction is ``deviation * (a + b * noise)``: ``deviation`` is how far off the
+    quantizer's output is expected to be, a and b come from the network (`ConvNeXtStack`
+    on the output and its deviation), and the noise is white, fixed by the frame's
+    number. At the start a is zero and b is ``noise_fill``, so `initialize` alone makes
+    a working codec, and training can't make it much worse: where the quantizer is sure,
+    the correction is small. A correction without that factor loses 2 dB at 16 kbps on
+    three minutes of speech. There is no network before the quantizer for the same
+    reason: with codebooks in place, straight-through gradients make an encoder worse
+    (they enlarge the latents to make up for centroids being smaller than what they
+    stand for).
+
+    Level: the codebooks are learned at the level of the training set and the codec
+    keeps the level of what goes in. Bring recordings to the training level first if
+    they are far (more than 10 dB) from it.
 
     Arguments
     ---------
     quantizer : nn.Module
-        A `ResidualVectorQuantizer`, or whatever has its interface; its ``dim`` is the
-        latent's.
+        `AdaptiveResidualVectorQuantizer` or `ResidualVectorQuantizer`; its ``dim`` is
+        the latent's.
     sample_rate : int
         In Hz.
     hop_samples : int
         Samples per frame (even); 320 at 16 kHz is 50 frames per second.
     width, expansion, kernel_size
-        Of the corrections, see `ConvNeXtBlock`.
-    encoder_blocks, decoder_blocks : int
-        Number of ConvNeXt blocks.
+        Of the network, see `ConvNeXtBlock`.
+    decoder_blocks : int
+        Number of ConvNeXt blocks; 0: no network.
     window : str
         MDCT window, see `princen_bradley_window`.
+    basis : str
+        Linear transform of the coefficients. "bands": the ``dim`` lowest coefficients
+        as they are, so that the quantizer's groups are frequency bands. "pca": the
+        ``dim`` principal components of the training frames, most energy first; for a
+        quantizer without groups.
+    noise_fill : float
+        Where b starts, >= 0. 0.1 costs 0.03 dB of SNR and is worth 0.2 of PESQ at
+        8 kbps.
 
     Example
     -------
@@ -58,36 +78,44 @@ class TransformCodec(NestedRates, nn.Module):
         quantizer: nn.Module,
         sample_rate: int = 16000,
         hop_samples: int = 320,
-        width: int = 256,
-        encoder_blocks: int = 3,
+        width: int = 128,
         decoder_blocks: int = 4,
         expansion: float = 2.0,
         kernel_size: int = 7,
-        window: str = "sine",
+        window: str = "kbd",
+        basis: str = "bands",
+        noise_fill: float = 0.1,
     ):
         super().__init__()
-        if quantizer.dim > hop_samples:
+        dim = quantizer.dim
+        if basis not in BASES:
             raise ValueError(
-                f"TransformCodec: the quantizer's dim {quantizer.dim} is more than the "
+                f"TransformCodec: basis is {basis!r}; one of {', '.join(BASES)} is "
+                "known"
+            )
+        if dim > hop_samples:
+            raise ValueError(
+                f"TransformCodec: the quantizer's dim {dim} is more than the "
                 f"{hop_samples} coefficients of a frame; lower dim or raise hop_samples"
             )
+        self.basis_kind = basis
         self.sample_rate = sample_rate
         self.hop_samples = hop_samples
         self.quantizer = quantizer
         self.mdct = MDCT(hop_samples, window)
-        dim = quantizer.dim
-        sizes = {"width": width, "expansion": expansion, "kernel_size": kernel_size}
-        self.encoder = ConvNeXtStack(
-            hop_samples, dim, num_blocks=encoder_blocks, **sizes
-        )
-        self.decoder = ConvNeXtStack(
-            dim, hop_samples, num_blocks=decoder_blocks, **sizes
-        )
-        # Until `initialize`: the lowest ``dim`` coefficients of a signal at -20 dB.
+        self.decoder = None
+        if decoder_blocks:
+            self.decoder = ConvNeXtStack(
+                2 * dim, 2 * dim, width, decoder_blocks, expansion, kernel_size
+            )
+            nn.init.constant_(self.decoder.leave.bias[dim:], noise_fill)
+        # Until `initialize`: the lowest coefficients of a signal at -20 dB.
         self.register_buffer("basis", torch.eye(hop_samples)[:, :dim].contiguous())
         self.register_buffer("level", torch.tensor(0.1))
-        self.register_buffer("bin_scale", torch.full((hop_samples,), 0.1))
         self.register_buffer("latent_scale", torch.ones(dim))
+        # Expected deviation by number of quantizers; unused where the quantizer knows.
+        table = torch.ones(quantizer.num_quantizers, dim)
+        self.register_buffer("deviation", table)
 
     def analyze(
         self, wav: torch.Tensor, lengths: torch.Tensor | None = None
@@ -106,36 +134,67 @@ class TransformCodec(NestedRates, nn.Module):
         torch.Tensor
             float32, [batch, num_frames, dim].
         """
-        mask = None
         if lengths is not None:
             inside = torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]
             wav = torch.where(inside, wav, torch.zeros_like(wav))
-            mask = self._frame_mask(lengths, self.mdct.num_frames(wav.shape[1]))
-        coefficients = self.mdct(wav)
-        # asinh: linear for small values, logarithmic for large: speech spans 60 dB.
-        features = torch.asinh(coefficients / self.bin_scale)
-        correction = self.encoder(features, mask).float() * self.latent_scale
         with torch.autocast(wav.device.type, enabled=False):
-            return coefficients @ self.basis / self.level + correction
+            return self.mdct(wav) @ self.basis / self.level
 
     def synthesize(
-        self, latents: torch.Tensor, length: int | torch.Tensor | None = None
+        self,
+        latents: torch.Tensor,
+        deviation: torch.Tensor,
+        length: int | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Latents, quantized or not, to waveform; ``length`` as in `decode`."""
-        mask = None
-        samples = length
-        if isinstance(length, torch.Tensor):
-            mask = self._frame_mask(length, latents.shape[1])
-            samples = int(length.max())
-        features = torch.asinh(latents / self.latent_scale)
-        correction = self.decoder(features, mask).float() * self.bin_scale
+        """Quantized latents to waveform.
+
+        Arguments
+        ---------
+        latents : torch.Tensor
+            [batch, num_frames, dim].
+        deviation : torch.Tensor
+            Expected root-mean-square error of the latents, broadcastable to them.
+        length : int | torch.Tensor | None
+            As in `decode`.
+
+        Returns
+        -------
+        torch.Tensor
+            float32, [batch, length].
+        """
+        per_item = isinstance(length, torch.Tensor)
+        samples = int(length.max()) if per_item else length
+        mask = self._frame_mask(length, latents.shape[1]) if per_item else None
+        latents = latents.float()
+        if self.decoder is not None:
+            latents = latents + self._correction(latents, deviation, mask)
         with torch.autocast(latents.device.type, enabled=False):
-            linear = latents.float() @ self.basis.t() * self.level
-            wav = self.mdct.inverse(linear + correction, samples)
-        if mask is None:
+            wav = self.mdct.inverse(latents @ self.basis.t() * self.level, samples)
+        if not per_item:
             return wav
         inside = torch.arange(samples, device=wav.device) < length[:, None]
         return torch.where(inside, wav, torch.zeros_like(wav))
+
+    def _correction(
+        self, latents: torch.Tensor, deviation: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Ask the network what to add to quantized latents, same shape."""
+        deviation = deviation.expand_as(latents)
+        # asinh: linear for small values, logarithmic for large: speech spans 60 dB.
+        features = torch.cat(
+            [
+                torch.asinh(latents / self.latent_scale),
+                torch.log(deviation / self.latent_scale + 1e-3),
+            ],
+            dim=2,
+        )
+        offset, spread = self.decoder(features, mask).float().chunk(2, dim=2)
+        # On the CPU and by number of frame: the same on every device and in any batch.
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.empty(latents.shape[1:]).uniform_(
+            -1.73, 1.73, generator=generator
+        )
+        return deviation * (offset + spread * noise.to(latents.device))
 
     def forward(
         self,
@@ -160,9 +219,12 @@ class TransformCodec(NestedRates, nn.Module):
         CodecResult
             ``wav`` is [batch, time], float32.
         """
-        rvq = self.quantizer(self.analyze(wav, lengths), num_quantizers)
+        latents = self.analyze(wav, lengths)
+        rvq = self.quantizer(latents, num_quantizers, **self._num_frames(lengths))
         length = wav.shape[1] if lengths is None else lengths
-        decoded = self.synthesize(rvq.quantized, length)
+        number = rvq.codes.shape[1]
+        deviation = self._deviation(rvq.metrics.get("expected_error"), number)
+        decoded = self.synthesize(rvq.quantized, deviation, length)
         missing = wav.shape[1] - decoded.shape[1]
         return CodecResult(nn.functional.pad(decoded, (0, missing)), rvq)
 
@@ -191,7 +253,8 @@ class TransformCodec(NestedRates, nn.Module):
             ``num_frames = ceil(time / hop_samples) + 1``.
         """
         number = self.kbps_to_quantizers(kbps)
-        return self.quantizer.encode(self.analyze(wav, lengths), number)
+        latents = self.analyze(wav, lengths)
+        return self.quantizer.encode(latents, number, **self._num_frames(lengths))
 
     @torch.no_grad()
     def decode(
@@ -212,7 +275,15 @@ class TransformCodec(NestedRates, nn.Module):
         torch.Tensor
             float32, [batch, length].
         """
-        return self.synthesize(self.quantizer.decode(codes), length)
+        lengths = length if isinstance(length, torch.Tensor) else None
+        error = None
+        if isinstance(self.quantizer, AdaptiveResidualVectorQuantizer):
+            latents, error = self.quantizer.decode_with_error(
+                codes, **self._num_frames(lengths)
+            )
+        else:
+            latents = self.quantizer.decode(codes)
+        return self.synthesize(latents, self._deviation(error, codes.shape[1]), length)
 
     @torch.no_grad()
     def initialize(
@@ -220,7 +291,7 @@ class TransformCodec(NestedRates, nn.Module):
         waves: Iterable[torch.Tensor],
         seed: int = 0,
         *,
-        num_shifts: int = 16,
+        num_shifts: int = 8,
         max_frames: int = 120_000,
     ) -> None:
         """Learn everything that needs no gradient: scales, PCA, codebooks.
@@ -255,19 +326,46 @@ class TransformCodec(NestedRates, nn.Module):
                 "TransformCodec.initialize: the training audio is empty or silent; "
                 "check the train manifest"
             )
-        dim = self.quantizer.dim
-        moments = frames.double().t() @ frames.double()
-        basis = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :dim].float()
-        # An eigenvector's sign is arbitrary and differs between libraries: fix it.
-        largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
-        self.basis.copy_(basis * largest.sign())
-        self.bin_scale.copy_(power.sqrt().clamp(min=1e-4))
+        if self.basis_kind == "pca":
+            self.basis.copy_(_principal_components(frames, self.quantizer.dim))
         latents = frames @ self.basis
         self.level.copy_(latents.square().mean().sqrt())
         latents = latents / self.level
         self.latent_scale.copy_(latents.square().mean(0).sqrt().clamp(min=1e-3))
         generator = torch.Generator().manual_seed(seed)
         self.quantizer.initialize(latents, generator)
+        self._measure_deviation(latents)
+
+    def _measure_deviation(self, latents: torch.Tensor) -> None:
+        """Fill the table of root-mean-square errors per number of quantizers."""
+        if isinstance(self.quantizer, AdaptiveResidualVectorQuantizer):
+            return  # knows better, frame by frame
+        latents = latents[None, : 2**14]
+        codes = self.quantizer.encode(latents)
+        for number in range(1, codes.shape[1] + 1):
+            error = latents - self.quantizer.decode(codes[:, :number])
+            self.deviation[number - 1] = error.square().mean((0, 1)).sqrt()
+
+    def _deviation(self, error: torch.Tensor | None, number: int) -> torch.Tensor:
+        """Return the expected deviation per dimension, broadcastable to latents.
+
+        Arguments
+        ---------
+        error : torch.Tensor | None
+            Mean square error per group, [batch, num_frames, groups], if known.
+        number : int
+            Number of quantizers.
+        """
+        if error is None:
+            return self.deviation[number - 1]
+        sizes = self.quantizer.group_sizes
+        # Within a group the error is spread like the signal.
+        shape = [s / s.square().mean().sqrt() for s in self.latent_scale.split(sizes)]
+        parts = [
+            error[..., group, None].sqrt() * profile
+            for group, profile in enumerate(shape)
+        ]
+        return torch.cat(parts, dim=2)
 
     def _collect_frames(
         self,
@@ -294,8 +392,26 @@ class TransformCodec(NestedRates, nn.Module):
         keep = torch.randperm(frames.shape[0], generator=generator)[:max_frames]
         return frames[keep.sort().values.to(device)]
 
+    def _num_frames(self, lengths: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Frames of each item, for a quantizer that looks beyond a single frame."""
+        if lengths is None or not isinstance(
+            self.quantizer, AdaptiveResidualVectorQuantizer
+        ):
+            return {}
+        return {"num_frames": -(-lengths // self.hop_samples) + 1}
+
     def _frame_mask(self, lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
         """1.0 in the frames of each item, [batch, num_frames, 1]."""
         last = (lengths + self.hop_samples - 1) // self.hop_samples
         steps = torch.arange(num_frames, device=lengths.device)
         return (steps <= last[:, None]).float()[..., None]
+
+
+def _principal_components(frames: torch.Tensor, number: int) -> torch.Tensor:
+    """Orthonormal directions of most energy, first the most, [channels, number]."""
+    # About zero, not about the mean: the codec has no bias to add back.
+    moments = frames.double().t() @ frames.double()
+    basis = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :number].float()
+    # An eigenvector's sign is arbitrary and differs between libraries: fix it.
+    largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
+    return basis * largest.sign()

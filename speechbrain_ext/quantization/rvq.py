@@ -15,6 +15,7 @@ from speechbrain_ext.quantization.arguments import check_arguments, one_of, with
 from speechbrain_ext.quantization.codebook import CodebookBank
 from speechbrain_ext.quantization.commitment import Commitment, StraightThrough
 from speechbrain_ext.quantization.kmeans import fit_codebooks
+from speechbrain_ext.quantization.nested import NestedStages
 from speechbrain_ext.quantization.ranks import all_ranks, copy_from_first_rank
 from speechbrain_ext.quantization.reservoir import FrameReservoir
 from speechbrain_ext.quantization.result import RVQResult, code_statistics
@@ -22,7 +23,7 @@ from speechbrain_ext.quantization.search import half_square_norms, nearest_codes
 from speechbrain_ext.quantization.subspaces import make_subspaces
 
 
-class ResidualVectorQuantizer(nn.Module):
+class ResidualVectorQuantizer(NestedStages, nn.Module):
     r"""Residual vector quantizer with EMA codebooks, made not to break.
 
     Zeghidour et al., 2021 (https://arxiv.org/abs/2107.03312). Stage i codes what the
@@ -320,19 +321,7 @@ class ResidualVectorQuantizer(nn.Module):
         ValueError
             If the shape does not fit or a code is out of range.
         """
-        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.num_quantizers:
-            raise ValueError(
-                "ResidualVectorQuantizer.decode: codes must be [batch, n, time] with n "
-                f"from 1 to {self.num_quantizers}, got {list(codes.shape)}"
-            )
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < (
-            self.codebook_size
-        ):
-            raise ValueError(
-                "ResidualVectorQuantizer.decode: codes must lie in [0, "
-                f"{self.codebook_size - 1}], got {int(codes.min())} to "
-                f"{int(codes.max())}; they come from another codec"
-            )
+        self._check_codes(codes)
         batch, num_stages, time = codes.shape
         with torch.autocast(codes.device.type, enabled=False):
             total = self.bank.codebooks.new_zeros(batch * time, self.dim)
@@ -505,26 +494,6 @@ class ResidualVectorQuantizer(nn.Module):
         book = self.bank.book(stage, part.shape[1])
         codes = nearest_codes(part, book, half_norms[stage])
         return part, codes, book.index_select(0, codes).mul_(mask)
-
-    def _num_active(self, requested: int | None) -> int:
-        """How many quantizers this forward uses."""
-        if requested is not None:
-            return self._check_count(requested)
-        if not self.training or not self.quantizer_dropout:
-            return self.num_quantizers
-        # From torch's CPU generator, read through numpy: no device is asked.
-        drop, choice = torch.rand(2).numpy()
-        if drop >= self.quantizer_dropout:
-            return self.num_quantizers
-        return self.dropout_choices[int(choice * len(self.dropout_choices))]
-
-    def _check_count(self, num_quantizers: int) -> int:
-        if not 1 <= num_quantizers <= self.num_quantizers:
-            raise ValueError(
-                "ResidualVectorQuantizer: num_quantizers must be between 1 and "
-                f"{self.num_quantizers}, got {num_quantizers}"
-            )
-        return num_quantizers
 
     def _check_latents(self, latents: torch.Tensor) -> None:
         if latents.dim() != 3 or latents.shape[2] != self.dim:

@@ -218,7 +218,7 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
                 )
             axes.set_title(title)
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             if curves:
                 axes.legend(loc=corner)
             else:

@@ -74,7 +74,7 @@ def environment() -> dict:
     return {
         "versions": versions(),
         "git": git_state(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

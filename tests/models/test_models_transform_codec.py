@@ -6,17 +6,24 @@ import pytest
 import torch
 
 from speechbrain_ext.models import TransformCodec
-from speechbrain_ext.quantization import ResidualVectorQuantizer
+from speechbrain_ext.quantization import (
+    AdaptiveResidualVectorQuantizer,
+    ResidualVectorQuantizer,
+)
 
 
-def make_codec(**options) -> TransformCodec:
+def make_rvq(kind: str = "plain", num_quantizers: int = 8):
+    options = {"dim": 24, "num_quantizers": num_quantizers, "codebook_size": 16}
+    options |= {"group_sizes": [4, 8, 12]}
+    if kind == "plain":
+        return ResidualVectorQuantizer(**options)
+    return AdaptiveResidualVectorQuantizer(**options, depth=6, noise_shaping=0.3)
+
+
+def make_codec(kind: str = "plain", **options) -> TransformCodec:
     torch.manual_seed(0)
-    rvq = ResidualVectorQuantizer(
-        24, num_quantizers=8, codebook_size=16, group_sizes=[8, 8, 8]
-    )
-    return TransformCodec(
-        rvq, hop_samples=32, width=16, encoder_blocks=1, decoder_blocks=1, **options
-    )
+    settings = {"hop_samples": 32, "width": 16, "decoder_blocks": 1} | options
+    return TransformCodec(make_rvq(kind), **settings)
 
 
 def speechlike(num_samples: int, seed: int = 0) -> torch.Tensor:
@@ -27,13 +34,12 @@ def speechlike(num_samples: int, seed: int = 0) -> torch.Tensor:
     return 0.1 * wav * (0.6 + 0.4 * torch.sin(9 * time + seed))
 
 
-@pytest.fixture(scope="module")
-def codec() -> TransformCodec:
-    model = make_codec()
+@pytest.fixture(scope="module", params=["plain", "adaptive"])
+def codec(request) -> TransformCodec:
+    model = make_codec(request.param)
     model.initialize([speechlike(16000, seed) for seed in range(3)])
-    with torch.no_grad():  # as if trained: the corrections are no longer zero
-        for stack in (model.encoder, model.decoder):
-            stack.leave.weight.normal_(0, 1e-2)
+    with torch.no_grad():  # as if trained: the correction is no longer zero
+        model.decoder.leave.weight.normal_(0, 1e-2)
     return model.eval()
 
 
@@ -113,9 +119,10 @@ def test_non_finite_input_shows_in_its_item_only(codec, bad):
     torch.testing.assert_close(result[[0, 2]], clean[[0, 2]])
 
 
+@pytest.mark.parametrize("kind", ["plain", "adaptive"])
 @pytest.mark.parametrize("level", [0.0, 1e-20, 1.0, 100.0])
-def test_gradients_are_finite_from_silence_to_overload(level):
-    codec = make_codec()
+def test_gradients_are_finite_from_silence_to_overload(level, kind):
+    codec = make_codec(kind)
     codec.initialize([speechlike(16000)])
     codec.train()
     wav = level * speechlike(1600)[None]
@@ -126,25 +133,59 @@ def test_gradients_are_finite_from_silence_to_overload(level):
     assert all(grad.isfinite().all() for grad in grads)
 
 
-def test_new_corrections_are_zero_but_learn():
-    codec = make_codec()
-    codec.initialize([speechlike(16000)])
+@pytest.mark.parametrize("kind", ["plain", "adaptive"])
+def test_new_correction_is_zero_but_learns(kind):
+    codec = make_codec(kind, noise_fill=0.0)
+    linear = make_codec(kind, decoder_blocks=0)
+    for model in (codec, linear):
+        model.initialize([speechlike(16000)])
     wav = speechlike(1600)[None]
-    linear = codec.mdct(wav) @ codec.basis / codec.level
-    torch.testing.assert_close(codec.analyze(wav), linear)
-    loss = (codec(wav).wav - wav).square().mean()
-    loss.backward()
-    assert codec.encoder.leave.weight.grad.abs().sum() > 0
+    codes = linear.eval().encode(wav)
+    assert torch.equal(codec.eval().encode(wav), codes)
+    torch.testing.assert_close(codec.decode(codes), linear.decode(codes))
+    codec.train()
+    (codec(wav).wav - wav).square().mean().backward()
     assert codec.decoder.leave.weight.grad.abs().sum() > 0
 
 
-def test_initialize_is_deterministic_and_saved():
+def test_without_groups_pca_beats_plain_bands():
+    # All energy in the upper half of the band, which 24 of 32 low bins cut.
+    wav = 0.1 * torch.sin(torch.arange(16000) * 2.6)
+    snrs = []
+    for basis in ("bands", "pca"):
+        codec = make_codec(basis=basis).eval()
+        codec.initialize([wav])
+        snrs.append(snr_db(wav[None, :4000], codec(wav[None, :4000]).wav))
+    assert snrs[1] > snrs[0] + 10
+
+
+def test_adaptive_codes_are_worth_more_where_loudness_varies():
+    time = torch.arange(16000) / 16000
+    envelope = (torch.sin(2 * math.pi * 3 * time) > 0.5).float() + 0.01
+    waves = [envelope * speechlike(16000, seed) for seed in range(4)]
+    snrs = {}
+    for kind in ("plain", "adaptive"):
+        codec = make_codec(kind).eval()
+        codec.initialize(waves[:3])
+        snrs[kind] = snr_db(waves[3][None], codec(waves[3][None], 3).wav)
+    assert snrs["adaptive"] > snrs["plain"] + 1.5
+
+
+def test_quality_follows_the_level_down_to_minus_ten_db(codec):
+    wav = speechlike(8000, seed=6)[None]
+    loud = snr_db(wav, codec(wav).wav)
+    soft = snr_db(0.3 * wav, codec(0.3 * wav).wav)
+    assert soft > loud - 8
+
+
+@pytest.mark.parametrize("kind", ["plain", "adaptive"])
+def test_initialize_is_deterministic_and_saved(kind):
     waves = [speechlike(8000, seed) for seed in range(2)]
-    first, second = make_codec(), make_codec()
+    first, second = make_codec(kind), make_codec(kind)
     first.initialize(waves, seed=3)
     torch.manual_seed(99)  # the global stream plays no part
     second.initialize(waves, seed=3)
-    third = make_codec()
+    third = make_codec(kind)
     third.load_state_dict(first.state_dict())
     wav = speechlike(4000, seed=4)[None]
     codes = first.eval().encode(wav)
@@ -180,3 +221,8 @@ def test_autocast_keeps_codes_of_the_untrained_codec():
 def test_latent_wider_than_a_frame_is_refused():
     with pytest.raises(ValueError, match="dim 64 is more than the 32"):
         TransformCodec(ResidualVectorQuantizer(64, 2, 4), hop_samples=32)
+
+
+def test_unknown_basis_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'dct'; one of pca, bands"):
+        make_codec(basis="dct")

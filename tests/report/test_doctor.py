@@ -49,7 +49,6 @@ def test_a_healthy_run_passes_every_line(experiment):
         (("train loss: 1.00", "train loss: nan"), "not in epoch 2"),
         (("valid snr: 10.00", "valid snr: nan"), "valid SNR is finite"),
         (("vq: 4.00e-01", "vq: 6.31"), "VQ loss 6.31"),
-        (("train loss: 1.00", "train loss: 3.00"), "train loss falls: 2 -> 3"),
         (("usage: 7.00e-01", "usage: 3.00e-02"), "3% of the codebooks"),
         (("rejected: 0", "rejected: 2"), "batches rejected: 4"),
     ],
@@ -59,6 +58,19 @@ def test_each_fault_in_the_log_fails_with_a_next_command(experiment, change, tex
     found = [f for f in failures(experiment) if text in f.text]
     assert found
     assert found[0].advice
+
+
+def test_a_growing_loss_with_a_falling_snr_fails(experiment):
+    text = HEALTHY.replace("train loss: 1.00", "train loss: 3.00")
+    (experiment / "train_log.txt").write_text(text.replace("snr: 10.00", "snr: 8.00"))
+    assert [f.text for f in failures(experiment)] == ["train loss falls: 2 -> 3"]
+
+
+def test_a_flat_loss_passes_where_the_snr_holds(experiment):
+    text = HEALTHY.replace("train loss: 1.00", "train loss: 2.01")
+    (experiment / "train_log.txt").write_text(text)
+    assert failures(experiment) == []
+    assert "valid SNR holds: 9.00 -> 10.00 dB" in render(examine(experiment))
 
 
 def test_no_epoch_no_checkpoint_and_stft_warnings_fail(experiment):

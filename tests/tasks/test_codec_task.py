@@ -32,12 +32,13 @@ TINY = {
     "valid_kbps": [0.8, 1.6],
     "eval_kbps": [0.4, 1.6],
     "codec.width": 16,
-    "codec.encoder_blocks": 1,
     "codec.decoder_blocks": 1,
     "codec.quantizer.dim": 16,
     "codec.quantizer.num_quantizers": 8,
     "codec.quantizer.codebook_size": 16,
     "codec.quantizer.group_sizes": [8, 8],
+    "codec.quantizer.depth": 6,
+    "codec.quantizer.quantizer_dropout": 0.0,
     "training.warmup_steps": 2,
 }
 
@@ -69,11 +70,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def recipe(data, output, **overrides):
+def recipe(data, output, *, path=RECIPE, base=None, **overrides):
     return load_recipe(
-        RECIPE,
+        path,
         {
-            **TINY,
+            **(base or TINY),
             "train_manifest": str(data / "train.json"),
             "valid_manifest": str(data / "valid.json"),
             "output_folder": str(output),
@@ -104,12 +105,19 @@ def test_a_run_leaves_what_the_readme_promises(trained):
     for name in ("hyperparams.yaml", "env.json", "log.txt", "train_log.txt"):
         assert (folder / name).stat().st_size
     rows = read_train_log(folder / "train_log.txt")
-    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["epoch"] for row in rows] == [0, 1, 2]  # 0: before any step
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert {"train loss", "train vq", "train usage", "train rejected", "valid snr"} <= (
-        rows[0].keys()
+        rows[1].keys()
     )
     assert not [finding for finding in examine(folder) if finding.passed is False]
+
+
+def test_the_checklist_is_shown_after_the_first_epoch(data, tmp_path, capfd):
+    train(recipe(data, tmp_path / "exp", number_of_epochs=1))
+    said = capfd.readouterr().err
+    assert "pass  epochs completed: 1" in said
+    assert "doctor: training is healthy" in said
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(data, trained, tmp_path):

@@ -17,6 +17,7 @@ REQUIRED_KEYS = (
     "batch_size",
     "num_workers",
     "init_from",
+    "data_init",
     "test_interval",
     "valid_kbps",
     "eval_kbps",

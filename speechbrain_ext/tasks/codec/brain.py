@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 
 import torch
 from speechbrain import Stage
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 
 from speechbrain_ext.brain import DivergenceError, NaNSafeBrain
 from speechbrain_ext.brain.verdict import nonfinite_names
 from speechbrain_ext.data.sampler import generator_for
+from speechbrain_ext.report.doctor import examine, render
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,10 @@ class CodecBrain(NaNSafeBrain):
         self._shown: tuple[float, dict] = (0.0, {})
         self.train_stats: dict[str, float] = {}
         self.num_epochs = 0
+        #: whether the first weights come from data and not from noise
+        self.starts_trained = False
+        #: what went on before the first epoch; counted with it
+        self.seconds_before = 0.0
 
     # -- one batch ---------------------------------------------------------------
 
@@ -128,12 +135,22 @@ class CodecBrain(NaNSafeBrain):
     # -- a run -------------------------------------------------------------------
 
     def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
-        """Train as ``Brain.fit`` does; says beforehand how long it will take."""
+        """Train as ``Brain.fit`` does.
+
+        With ``starts_trained`` the first weights are validated as epoch 0, and may win.
+        """
         self.train_sampler = train_set.sampler
+        self.first_valid_set = valid_set
         self.num_epochs = epoch_counter.limit
         steps = len(train_set) // self.grad_accumulation_factor
         self.hparams.schedule.total_steps = steps * self.num_epochs
         super().fit(epoch_counter, train_set, valid_set, **kwargs)
+
+    def on_fit_start(self):
+        """Prepare as stock does; validate first weights that are already good."""
+        super().on_fit_start()
+        if self.starts_trained and self.hparams.epoch_counter.current == 0:
+            super()._fit_valid(self.first_valid_set, 0, enable=False)
 
     def estimate_seconds(self, batch) -> float:
         """Time forward and backward on one batch without learning from it."""
@@ -173,6 +190,8 @@ class CodecBrain(NaNSafeBrain):
         interval = self.hparams.test_interval
         if epoch % interval == 0 or epoch == self.num_epochs:
             super()._fit_valid(valid_set, epoch, enable)
+        if epoch == 1 and if_main_process():
+            print(render(examine(self.hparams.output_folder)), file=sys.stderr)
 
     def on_stage_start(self, stage, epoch=None):
         """Start the sums of an epoch."""
@@ -199,7 +218,8 @@ class CodecBrain(NaNSafeBrain):
                 self.modules.reconstruction.saturations
             )
             self.train_stats["rejected"] = self.health.epoch_rejected
-            self.train_stats["seconds"] = time.monotonic() - self.stage_started
+            seconds = time.monotonic() - self.stage_started + self.seconds_before
+            self.train_stats["seconds"], self.seconds_before = seconds, 0.0
             if epoch % self.hparams.test_interval and epoch != self.num_epochs:
                 self._log(epoch, None)
             return
@@ -215,7 +235,7 @@ class CodecBrain(NaNSafeBrain):
     def _log(self, epoch, valid_stats) -> None:
         meta = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
         for train_logger in self.hparams.train_loggers:
-            train_logger.log_stats(meta, self.train_stats, valid_stats)
+            train_logger.log_stats(meta, self.train_stats or None, valid_stats)
 
     def _save_checkpoint(self, epoch: int, snr: float) -> None:
         """Write a checkpoint, but never one whose state is not finite."""

@@ -264,7 +264,9 @@ def own_command(folder: Path) -> str:
         lines = script.read_text(encoding="utf-8").splitlines()
         commands = [line for line in lines if line and not line.startswith("#")]
         if commands:
-            return commands[-1].removeprefix("exec ").removesuffix(' "$@"')
+            command = commands[-1].removeprefix("exec ").removesuffix(' "$@"')
+            # Run from its own folder, so what lies below needs no absolute path.
+            return command.replace(f"{folder.resolve().parent.parent}/", "")
     return f"python recipes/codec/evaluate.py {folder}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import time
 
 import torch
 from speechbrain.utils.distributed import get_rank, if_main_process
@@ -166,8 +167,10 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
         report = load_initial_weights(codec, hparams["init_from"], "codec")
         if if_main_process():
             print(report)
+        brain.starts_trained = True
         return
-    if hasattr(codec, "initialize"):
+    if hparams["data_init"]:
+        started = time.monotonic()
         if if_main_process():
             print(
                 f"first weights from {len(train_set)} train files (principal "
@@ -175,7 +178,14 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
                 file=sys.stderr,
             )
         waves = [torch.from_numpy(read_samples(u)) for u in train_set.values()]
-        codec.initialize(waves, seed=hparams["seed"])
+        try:
+            codec.initialize(waves, seed=hparams["seed"])
+        except ValueError as error:
+            raise UserError(
+                f"{hparams['train_manifest']}: too little to start from: {error}"
+            ) from error
+        brain.seconds_before = time.monotonic() - started
+        brain.starts_trained = True
 
 
 def announce(brain: CodecBrain, loader, hparams: dict) -> None:

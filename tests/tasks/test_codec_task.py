@@ -295,6 +295,13 @@ def test_a_damaged_checkpoint_is_a_message(data, trained, tmp_path):
         evaluate(folder, data / "test.json")
 
 
+def test_an_experiment_that_was_moved_can_still_be_scored(data, trained, tmp_path):
+    moved = shutil.copytree(trained[0], tmp_path / "elsewhere")
+    results = evaluate(moved, data / "test.json", kbps=[1.6], jobs=1)
+    assert results["conditions"]["valid_snr_db"] > 0
+    assert (moved / "results.json").exists()
+
+
 def test_evaluating_what_was_never_trained_names_the_next_command(data, tmp_path):
     with pytest.raises(UserError, match="--stage train"):
         evaluate(tmp_path, data / "test.json")

@@ -75,7 +75,8 @@ def evaluate(
             f"evaluate: {folder} is no experiment (no hyperparams.yaml in it); train "
             "first: ./run.sh --stage train"
         )
-    recipe = load_recipe(folder / "hyperparams.yaml")
+    # Where the experiment lies now, should it have been moved.
+    recipe = load_recipe(folder / "hyperparams.yaml", {"output_folder": str(folder)})
     hparams = recipe.hparams
     sample_rate = hparams["sample_rate"]
     utterances = manifest_at(str(test_manifest), sample_rate)

@@ -178,12 +178,19 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
                 file=sys.stderr,
             )
         waves = [torch.from_numpy(read_samples(u)) for u in train_set.values()]
+        # One thread: k-means is many small operations, where a second thread saves a
+        # tenth on an idle machine and costs five times on a busy one; and the first
+        # weights then do not depend on the number of threads.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         try:
             codec.initialize(waves, seed=hparams["seed"])
         except ValueError as error:
             raise UserError(
                 f"{hparams['train_manifest']}: too little to start from: {error}"
             ) from error
+        finally:
+            torch.set_num_threads(threads)
         brain.seconds_before = time.monotonic() - started
         brain.starts_trained = True
 

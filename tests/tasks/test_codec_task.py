@@ -12,7 +12,12 @@ import torch
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.data import loader
 from speechbrain_ext.data.audio import save_audio
-from speechbrain_ext.data.manifest import ManifestError, Utterance, write_manifest
+from speechbrain_ext.data.manifest import (
+    ManifestError,
+    Utterance,
+    read_manifest,
+    write_manifest,
+)
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
 from speechbrain_ext.report.doctor import examine
@@ -20,7 +25,7 @@ from speechbrain_ext.report.results import read_results
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.evaluate import evaluate
-from speechbrain_ext.tasks.codec.train import train
+from speechbrain_ext.tasks.codec.train import enough, train
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "codec" / "transform.yaml"
 TINY = {
@@ -300,6 +305,17 @@ def test_an_experiment_that_was_moved_can_still_be_scored(data, trained, tmp_pat
     results = evaluate(moved, data / "test.json", kbps=[1.6], jobs=1)
     assert results["conditions"]["valid_snr_db"] > 0
     assert (moved / "results.json").exists()
+
+
+def test_first_weights_take_no_more_speech_than_needed(data):
+    utterances = read_manifest(data / "train.json")
+    assert enough(utterances, seed=1) == list(utterances.values())
+    some = enough(utterances, seed=1, seconds=2.0)
+    assert len(some) == 2  # of 1.5 s each
+    assert some == enough(dict(reversed(utterances.items())), 1, 2.0)[::-1]
+    assert (
+        len({tuple(u.utt_id for u in enough(utterances, s, 2.0)) for s in range(9)}) > 1
+    )
 
 
 def test_evaluating_what_was_never_trained_names_the_next_command(data, tmp_path):

@@ -13,6 +13,7 @@ from speechbrain.utils.distributed import get_rank, if_main_process
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.loader import crop_loader, read_samples, utterance_loader
 from speechbrain_ext.data.manifest import ManifestError, verify_manifest
+from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.rates import quantizers_of
@@ -23,6 +24,9 @@ from speechbrain_ext.tasks.experiment import (
 )
 from speechbrain_ext.tasks.initialize import load_initial_weights
 from speechbrain_ext.tasks.loggers import optional_loggers
+
+#: First weights need no more speech than this, and it has to fit into memory.
+ENOUGH_SECONDS = 1800.0
 
 #: Keys that may change between two runs in one experiment folder.
 HARMLESS = frozenset(
@@ -171,13 +175,14 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
         return
     if hparams["data_init"]:
         started = time.monotonic()
+        chosen = enough(train_set, hparams["seed"])
         if if_main_process():
             print(
-                f"first weights from {len(train_set)} train files (principal "
-                "components, k-means) ...",
+                f"first weights by k-means from {len(chosen)} of {len(train_set)} "
+                "train files ...",
                 file=sys.stderr,
             )
-        waves = [torch.from_numpy(read_samples(u)) for u in train_set.values()]
+        waves = [torch.from_numpy(read_samples(u)) for u in chosen]
         # One thread: k-means is many small operations, where a second thread saves a
         # tenth on an idle machine and costs five times on a busy one; and the first
         # weights then do not depend on the number of threads.
@@ -193,6 +198,20 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
             torch.set_num_threads(threads)
         brain.seconds_before = time.monotonic() - started
         brain.starts_trained = True
+
+
+def enough(train_set: dict, seed: int, seconds: float = ENOUGH_SECONDS) -> list:
+    """Draw utterances of about ``seconds`` in all, or take all if they are less."""
+    order = sorted(
+        train_set.values(),
+        key=lambda u: generator_for(seed, 0, u.utt_id, "first weights").random(),
+    )
+    chosen, total = set(), 0.0
+    for utterance in order:
+        if total < seconds:
+            chosen.add(utterance.utt_id)
+            total += utterance.duration
+    return [u for u in train_set.values() if u.utt_id in chosen]
 
 
 def announce(brain: CodecBrain, loader, hparams: dict) -> None:

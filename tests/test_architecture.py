@@ -60,6 +60,13 @@ def test_every_command_of_the_table_can_be_imported():
         assert cli.get_command(None, name).help
 
 
+def test_a_misspelt_command_names_the_nearest(capsys):
+    from speechbrain_ext.cli import cli, run
+
+    assert run(cli, ["dctor"], "speechbrain-ext") == 2
+    assert "no command 'dctor'; did you mean 'doctor'?" in capsys.readouterr().err
+
+
 def test_relative_links_of_the_documents_lead_somewhere():
     import re
 

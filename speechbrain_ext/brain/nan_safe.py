@@ -15,6 +15,7 @@ from speechbrain.utils.metric_stats import MetricStats
 
 from speechbrain_ext.brain.diagnose import bad_inputs, first_bad_module, utterance_ids
 from speechbrain_ext.brain.dump import write_dump
+from speechbrain_ext.brain.incident import describe
 from speechbrain_ext.brain.policy import Health, NonFinitePolicy
 from speechbrain_ext.brain.progress import extra_progress
 from speechbrain_ext.brain.transaction import Transaction
@@ -349,7 +350,14 @@ class NaNSafeBrain(speechbrain.Brain):
         }
         health.count(rejected=True)
         path = self._dump(batch, verdict, report, before)
-        guard.last_report = self._report(batch, verdict, report, path)
+        guard.last_report = describe(
+            verdict,
+            report,
+            utt_ids=utterance_ids(batch),
+            place=f"batch {health.epoch_batches} of epoch {self._epoch}",
+            steps_kept=guard.num_steps,
+            dump=path,
+        )
         logger.warning(guard.last_report)
         health.enforce(guard.policy, guard.last_report)
 
@@ -390,34 +398,6 @@ class NaNSafeBrain(speechbrain.Brain):
             return None
         health.dumps += 1
         return path
-
-    def _report(self, batch, verdict, report, path) -> str:
-        """Tell it as a tired person can read it."""
-        lines = [
-            f"rejected batch {self.health.epoch_batches} of epoch {self._epoch}: "
-            f"{verdict.cause} (loss {verdict.loss:.4g}, gradient norm "
-            f"{verdict.grad_norm:.4g}); nothing was learned from it"
-        ]
-        lines += [f"  input: {line}" for line in report["inputs"][:5]]
-        if not report["inputs"]:
-            ids = ", ".join(utterance_ids(batch)[:12])
-            lines.append(f"  inputs are finite; utterances: {ids or 'not named'}")
-        if report["first_bad_module"]:
-            lines.append(f"  first bad layer: {report['first_bad_module']}")
-        if report["gradients"]:
-            lines.append(
-                f"  non-finite gradient in {len(report['gradients'])} parameters, "
-                f"first {report['gradients'][0]}"
-            )
-        if self._guard.num_steps:
-            count = self._guard.num_steps
-            some = "1 optimizer step" if count == 1 else f"{count} optimizer steps"
-            lines.append(f"  the batch stepped more than once; {some} before it stays")
-        if report["buffers"]:
-            lines.append(f"  buffers it would have poisoned: {len(report['buffers'])}")
-        if path:
-            lines.append(f"  dump: {path}")
-        return "\n".join(lines)
 
 
 def _transactional(fit_batch):

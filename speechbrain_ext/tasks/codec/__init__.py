@@ -16,6 +16,7 @@ REQUIRED_KEYS = (
     "crops_per_epoch",
     "batch_size",
     "num_workers",
+    "num_threads",
     "init_from",
     "data_init",
     "test_interval",

@@ -73,6 +73,8 @@ def train(recipe: Recipe) -> CodecBrain:
     hparams = recipe.hparams
     check_settings(hparams, recipe.run_opts)
     join_ranks(recipe.run_opts)
+    if hparams["num_threads"]:
+        torch.set_num_threads(hparams["num_threads"])
     train_set = manifest_at(hparams["train_manifest"], hparams["sample_rate"])
     valid_set = manifest_at(hparams["valid_manifest"], hparams["sample_rate"])
     quantizers_of(hparams["modules"]["codec"], hparams["valid_kbps"], "valid_kbps")
@@ -126,6 +128,7 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
         "batch_size": (hparams["batch_size"], 1, ""),
         "crops_per_epoch": (hparams["crops_per_epoch"], crops, "batch_size "),
         "num_workers": (hparams["num_workers"], 0, ""),
+        "num_threads": (hparams["num_threads"], 0, ""),
         "test_interval": (hparams["test_interval"], 1, ""),
         "number_of_epochs": (hparams["epoch_counter"].limit, 1, ""),
     }
@@ -183,19 +186,12 @@ def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
                 file=sys.stderr,
             )
         waves = [torch.from_numpy(read_samples(u)) for u in chosen]
-        # One thread: k-means is many small operations, where a second thread saves a
-        # tenth on an idle machine and costs five times on a busy one; and the first
-        # weights then do not depend on the number of threads.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
             codec.initialize(waves, seed=hparams["seed"])
         except ValueError as error:
             raise UserError(
                 f"{hparams['train_manifest']}: too little to start from: {error}"
             ) from error
-        finally:
-            torch.set_num_threads(threads)
         brain.seconds_before = time.monotonic() - started
         brain.starts_trained = True
 

@@ -121,7 +121,8 @@ def festival() -> dict:
 
 def human(package: str, tag: str) -> dict:
     """Train on real prompts of a Debian package through --data_folder."""
-    data = TELUGU / "data" / "packages"
+    # A folder for each: both packages have the same paths inside.
+    data = TELUGU / "data" / package
     root = fetch_packages([package], data)
     folder = root / "usr" / "share" / "asterisk" / "sounds"
     command, experiment, _ = run_recipe(

@@ -16,7 +16,7 @@ BASES = ("pca", "bands")
 
 
 class TransformCodec(NestedRates, nn.Module):
-    """Neural codec that starts as a good classical transform codec and only improves.
+    """Neural codec that starts as a good classical transform codec.
 
     MDCT -> linear transform -> residual vector quantizer -> a network that corrects
     what came out -> transposed linear transform -> inverse MDCT. SoundStream (Zeghidour

@@ -7,6 +7,7 @@ a sentence is where it stands, so test sentences are never heard in training.
 
 from __future__ import annotations
 
+import abc
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,7 @@ class Prompt:
     engine: str
 
 
-class SynthesisCorpus:
+class SynthesisCorpus(abc.ABC):
     """Speaks every sentence once and remembers what each file holds.
 
     Beside each ``raw/<utt_id>.wav`` lies a ``.json`` label with the prompt and the
@@ -75,13 +76,13 @@ class SynthesisCorpus:
         self.voices = list(voices)
         self.every_voice = every_voice
 
+    @abc.abstractmethod
     def engine(self) -> str:
         """Describe program, version and settings; a change makes all audio anew."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def speak(self, prompts: list[Prompt], raw: Path, done: Callable[[Prompt], None]):
         """Write ``raw/<utt_id>.wav`` for each prompt, calling ``done`` after each."""
-        raise NotImplementedError
 
     def prompts(self) -> list[Prompt]:
         """List what is to be spoken, in order."""

@@ -21,12 +21,8 @@ from typing import Any
 import torch
 
 from speechbrain_ext import __version__
-from speechbrain_ext.brain.diagnose import (
-    batch_items,
-    item_tensor,
-    tensor_statistics,
-    utterance_ids,
-)
+from speechbrain_ext.brain.batches import batch_items, item_tensor, utterance_ids
+from speechbrain_ext.brain.diagnose import tensor_statistics
 from speechbrain_ext.brain.verdict import Verdict
 from speechbrain_ext.files import atomic_path, write_json
 

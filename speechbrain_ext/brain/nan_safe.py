@@ -13,10 +13,12 @@ import speechbrain
 import torch
 from speechbrain.utils.metric_stats import MetricStats
 
-from speechbrain_ext.brain.diagnose import bad_inputs, first_bad_module, utterance_ids
+from speechbrain_ext.brain.batches import utterance_ids
+from speechbrain_ext.brain.diagnose import bad_inputs, first_bad_module
 from speechbrain_ext.brain.dump import write_dump
+from speechbrain_ext.brain.health import Health
 from speechbrain_ext.brain.incident import describe
-from speechbrain_ext.brain.policy import Health, NonFinitePolicy
+from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.progress import extra_progress
 from speechbrain_ext.brain.transaction import Transaction
 from speechbrain_ext.brain.verdict import (

@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from speechbrain_ext.brain import NaNSafeBrain, NonFinitePolicy
-from speechbrain_ext.brain.diagnose import bad_inputs, first_bad_module, utterance_ids
+from speechbrain_ext.brain.batches import utterance_ids
+from speechbrain_ext.brain.diagnose import bad_inputs, first_bad_module
 from tests.brain.test_transaction import batches, make, poisoned
 
 NAN = float("nan")

@@ -73,27 +73,53 @@ def train(recipe: Recipe) -> CodecBrain:
     hparams = recipe.hparams
     check_settings(hparams, recipe.run_opts)
     join_ranks(recipe.run_opts)
+    train_set, valid_set = manifests(hparams)
+    folder = open_experiment(recipe, harmless=HARMLESS)
+    brain = make_brain(recipe)
+    hparams["train_loggers"] += optional_loggers(
+        folder, tensorboard=hparams["tensorboard"], wandb=hparams["wandb"]
+    )
+    train_loader, valid_loader = make_loaders(recipe, train_set, valid_set)
+    brain.checkpointer.add_recoverable("dataloader-TRAIN", train_loader)
+    if brain.checkpointer.find_checkpoint() is None:
+        first_weights(brain, train_set)
+    announce(brain, train_loader, hparams)
+    brain.fit(hparams["epoch_counter"], train_loader, valid_loader)
+    return brain
+
+
+def make_brain(recipe: Recipe) -> CodecBrain:
+    """Build the Brain of a recipe; reads no data and writes nothing.
+
+    Every task module has this function: ``replay`` and ``chaos`` call it.
+    """
+    hparams = recipe.hparams
     if hparams["num_threads"]:
         torch.set_num_threads(hparams["num_threads"])
-    train_set = manifest_at(hparams["train_manifest"], hparams["sample_rate"])
-    valid_set = manifest_at(hparams["valid_manifest"], hparams["sample_rate"])
     quantizers_of(hparams["modules"]["codec"], hparams["valid_kbps"], "valid_kbps")
     quantizers_of(hparams["modules"]["codec"], hparams["eval_kbps"], "eval_kbps")
-    folder = open_experiment(recipe, harmless=HARMLESS)
-    hparams["train_loggers"] = [
-        hparams["train_logger"],
-        *optional_loggers(
-            folder, tensorboard=hparams["tensorboard"], wandb=hparams["wandb"]
-        ),
-    ]
-    brain = CodecBrain(
+    hparams["train_loggers"] = [hparams["train_logger"]]
+    return CodecBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=recipe.run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    loader = crop_loader(
+
+
+def manifests(hparams: dict) -> tuple[dict, dict]:
+    """Read and verify the manifests to learn from and to choose by."""
+    return (
+        manifest_at(hparams["train_manifest"], hparams["sample_rate"]),
+        manifest_at(hparams["valid_manifest"], hparams["sample_rate"]),
+    )
+
+
+def make_loaders(recipe: Recipe, train_set: dict, valid_set: dict) -> tuple:
+    """Make the loaders of training crops and of whole validation utterances."""
+    hparams = recipe.hparams
+    train_loader = crop_loader(
         train_set,
         crop_samples=round(hparams["crop_seconds"] * hparams["sample_rate"]),
         crops_per_epoch=hparams["crops_per_epoch"],
@@ -103,16 +129,7 @@ def train(recipe: Recipe) -> CodecBrain:
         rank=get_rank() or 0,
         world_size=int(os.environ.get("WORLD_SIZE", 1)),
     )
-    brain.checkpointer.add_recoverable("dataloader-TRAIN", loader)
-    if brain.checkpointer.find_checkpoint() is None:
-        start(brain, train_set, hparams)
-    announce(brain, loader, hparams)
-    brain.fit(
-        hparams["epoch_counter"],
-        loader,
-        utterance_loader(valid_set, hparams["num_workers"]),
-    )
-    return brain
+    return train_loader, utterance_loader(valid_set, hparams["num_workers"])
 
 
 def check_settings(hparams: dict, run_opts: dict) -> None:
@@ -167,8 +184,9 @@ def manifest_at(path: str, sample_rate: int) -> dict:
     return utterances
 
 
-def start(brain: CodecBrain, train_set: dict, hparams: dict) -> None:
+def first_weights(brain: CodecBrain, train_set: dict) -> None:
     """Give a new run its first weights: from a checkpoint, or from the train files."""
+    hparams = vars(brain.hparams)
     codec = brain.modules.codec
     if hparams["init_from"]:
         report = load_initial_weights(codec, hparams["init_from"], "codec")

@@ -15,13 +15,10 @@ from speechbrain_ext.brain.checkpoint_errors import (
     none_good,
     writing,
 )
-from speechbrain_ext.brain.checkpoint_files import (
-    read_folder,
-    remove_folder,
-    verify_folder,
-)
+from speechbrain_ext.brain.checkpoint_files import read_folder, verify_folder
 from speechbrain_ext.brain.checkpoint_inspection import first_good
 from speechbrain_ext.brain.checkpoint_order import ranked
+from speechbrain_ext.brain.checkpoint_publishing import remove_folder
 from speechbrain_ext.brain.checkpoint_ranks import gather_lines, on_main
 from speechbrain_ext.brain.checkpoint_saving import SavingVerified
 from speechbrain_ext.errors import WorkError
@@ -342,16 +339,11 @@ class VerifiedCheckpointer(SavingVerified):
 
 
 #: Methods of stock that an override must pass on for its checkpoints to be guarded.
-_GUARDED = (
-    "save_checkpoint",
-    "save_and_keep_only",
-    "delete_checkpoints",
-    "find_checkpoint",
-    "find_checkpoints",
-    "list_checkpoints",
-    "load_checkpoint",
-    "recover_if_possible",
-)
+_GUARDED = [
+    name
+    for name in vars(Checkpointer)
+    if not name.startswith(("_", "add_")) and callable(getattr(Checkpointer, name))
+]
 
 
 def guard_checkpointer(checkpointer: Checkpointer) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoints of a folder are fit to be loaded, and what is said of the others."""
+"""Which checkpoints of a folder are fit to be loaded; what is said of the others."""
 
 from __future__ import annotations
 

@@ -25,15 +25,15 @@ from speechbrain_ext.brain.checkpoint_errors import (
     nonfinite_state,
     writing,
 )
-from speechbrain_ext.brain.checkpoint_files import (
+from speechbrain_ext.brain.checkpoint_files import file_kinds
+from speechbrain_ext.brain.checkpoint_inspection import Inspection
+from speechbrain_ext.brain.checkpoint_order import plain_meta, ranked
+from speechbrain_ext.brain.checkpoint_publishing import (
     clear_leftovers,
-    file_kinds,
     publish,
     staging_path,
     write_seal,
 )
-from speechbrain_ext.brain.checkpoint_inspection import Inspection
-from speechbrain_ext.brain.checkpoint_order import plain_meta, ranked
 from speechbrain_ext.brain.checkpoint_ranks import (
     agree,
     gather_lines,

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 _KEY = "speechbrain_ext/why_a_rank_ended"
 
 
-class RankEnded(WorkError):
+class RankEndedError(WorkError):
     """Another rank ended, or this one has to: what it did can't be agreed."""
 
 

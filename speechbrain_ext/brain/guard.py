@@ -14,7 +14,7 @@ import torch
 
 from speechbrain_ext.brain.agreement import (
     Agreement,
-    RankEnded,
+    RankEndedError,
     is_collective_error,
     is_distributed,
 )
@@ -100,7 +100,7 @@ class Guard:
         #: optimizers (by id) that the last verdict allowed to step, once
         self.cleared: set[int] = set()
         self.stepped: set[int] = set()
-        self.shielded: set[int] = set()
+        self.shielded = False
         self.rounds = 0
         self.backed_off = False
         #: what the spike guards learn if the batch commits
@@ -394,9 +394,9 @@ class Guard:
         self.cleared.discard(key)
         # The first step of a batch needs an undo copy only where another verdict
         # follows in the same batch; until one batch has shown its way: always.
-        if key not in self.stepped and self.steps_twice is not False:
-            self.transaction.shield_optimizers({name: optimizer})
-            self.shielded.add(key)
+        if not self.stepped and self.steps_twice is not False:
+            self.transaction.shield_optimizers(self.optimizers())
+            self.shielded = True
         self.stepped.add(key)
         self.safer.before_step(optimizer)
 
@@ -464,7 +464,7 @@ class Guard:
         agreement = self.agreement
         if is_collective_error(error):
             reason = agreement.reason() or "another rank ended or is late"
-            raise RankEnded(
+            raise RankEndedError(
                 f"{reason}\n  This rank can't go on alone; the last good checkpoint is "
                 "kept.\n  Next: the same command resumes from it."
             ) from error
@@ -482,10 +482,10 @@ class Guard:
                 batch=self.health.epoch_batches,
                 everywhere=True,
             )
-        raise RankEnded(
-            f"{reason}\n  raised inside a forward that speaks to the other ranks, which "
-            "can't be agreed: all ranks end.\n  The batch is in quarantine; the last "
-            "good checkpoint is kept.\n  Next: the same command resumes from it, "
+        raise RankEndedError(
+            f"{reason}\n  raised inside a forward that speaks to the other ranks, "
+            "which can't be agreed: all ranks end.\n  The batch is in quarantine; the "
+            "last good checkpoint is kept.\n  Next: the same command resumes from it, "
             "without this batch."
         ) from error
 
@@ -521,9 +521,9 @@ class Guard:
         names = names or "tensors of another rank"
         if self.any_rank(not self.recovery.possible):
             raise DivergenceError(
-                f"epoch {self.epoch}: the state itself is corrupted ({names}) and there "
-                "is no snapshot to go back to; the last good checkpoint is kept.\n  "
-                "Next: the same command resumes from it; keep snapshots with "
+                f"epoch {self.epoch}: the state itself is corrupted ({names}) and "
+                "there is no snapshot to go back to; the last good checkpoint is kept."
+                "\n  Next: the same command resumes from it; keep snapshots with "
                 "--nan_guard.snapshot_every=50"
             )
         now = RandomStreams()
@@ -537,14 +537,15 @@ class Guard:
         again = self.recovery.snapshot.verify()
         if self.any_rank(bool(again)):
             raise DivergenceError(
-                f"epoch {self.epoch}: {names}: corrupted again after {replayed} batches "
-                "were learned again from a verified snapshot, so the recipe itself does "
-                "it; the last good checkpoint is kept.\n  Next: try --preset ultrasafe."
+                f"epoch {self.epoch}: {names}: corrupted again after {replayed} "
+                "batches were learned again from a verified snapshot, so the recipe "
+                "itself does it; the last good checkpoint is kept.\n"
+                "  Next: try --preset ultrasafe."
             )
         self.health.replayed += replayed
         logger.warning(
-            "state corrupted before batch %d of epoch %d: %s\n  rolled back to the last "
-            "verified snapshot and learned %d batches again",
+            "state corrupted before batch %d of epoch %d: %s\n  rolled back to the "
+            "last verified snapshot and learned %d batches again",
             self.health.epoch_batches,
             self.epoch,
             names,

@@ -145,7 +145,7 @@ def _unscaled(guard: Guard, verdict: Verdict) -> Verdict:
 def _put_back(guard: Guard) -> int:
     """Undo the batch; return how many optimizer steps could not be undone."""
     brain = guard.brain
-    unshielded = guard.stepped - guard.shielded
+    unshielded = guard.stepped if not guard.shielded else set()
     guard.transaction.rollback()
     if brain.scaler.is_enabled():
         # That these gradients were unscaled is forgotten by update() alone, which
@@ -256,8 +256,8 @@ def _escalate(guard: Guard) -> list[str]:
             guard.recovery.go_back()
             health.rollbacks += 1
             actions.append(
-                f"{health.unexplained} rejects in a row: went back to the last verified "
-                "snapshot"
+                f"{health.unexplained} rejects in a row: went back to the last "
+                "verified snapshot"
             )
     if policy.safer_after and health.unexplained == policy.safer_after:
         guard.safer.switch_on()

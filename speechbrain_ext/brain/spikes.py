@@ -1,4 +1,4 @@
-"""Finite but absurd: is this loss or gradient norm far outside what was usual?"""
+"""Finite but absurd: a loss or gradient norm far outside what was usual."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from speechbrain_ext.brain.health import Health
 from speechbrain_ext.brain.incident import describe
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.progress import extra_progress
+from speechbrain_ext.brain.statistics import gradient_statistics
 from speechbrain_ext.brain.transaction import Transaction
 from speechbrain_ext.brain.verdict import (
     RejectedBatch,
@@ -330,7 +331,8 @@ class NaNSafeBrain(speechbrain.Brain):
             loss = verdict.loss * self.grad_accumulation_factor
             verdict = replace(verdict, loss=loss / self.scaler.get_scale())
         buffers = nonfinite_names(self.modules.named_buffers())
-        before = guard.transaction.random.torch_cpu
+        statistics = gradient_statistics(self.modules.named_parameters())
+        before = {"torch_cpu": guard.transaction.random.torch_cpu}
         guard.transaction.rollback()
         if self.scaler.is_enabled():
             # That these gradients were unscaled is forgotten by update() alone, which
@@ -349,6 +351,7 @@ class NaNSafeBrain(speechbrain.Brain):
             "first_bad_module": module,
             "gradients": gradients[:50],
             "buffers": buffers[:50],
+            "gradient_statistics": statistics,
         }
         health.count(rejected=True)
         path = self._dump(batch, verdict, report, before)
@@ -392,7 +395,13 @@ class NaNSafeBrain(speechbrain.Brain):
                 batch_index=health.epoch_batches,
                 epoch=self._epoch,
                 report=report,
-                random_before=random_before,
+                random=random_before,
+                context={
+                    "precision": self.precision,
+                    "step": self.step,
+                    "optimizer_step": self.optimizer_step,
+                },
+                weights=self.modules.state_dict() if policy.dump_weights else None,
                 max_megabytes=policy.max_dump_megabytes,
             )
         except Exception as error:  # a full disk, or an odd batch, must not end the run

@@ -171,7 +171,6 @@ def test_a_batch_on_its_way_is_masked():
     clean = batch_of("a", "c")
     assert quarantine.mask(clean) is clean
     assert quarantine.mask(batch_of("b", "x")) is None
-    assert quarantine.num_masked == 4
 
 
 def test_batches_without_ids_pass_and_those_that_can_not_be_cut_are_left_out(caplog):
@@ -258,6 +257,9 @@ def run_rank(rank, folder):
     kept = Quarantine(f"{folder}/quarantine.json", keep=True)
     put(kept, f"again{rank}")
     kept.sync()
+    dist.barrier()
+    if rank:  # this one ends without another word
+        kept.add(["last"], reason="", cause="", epoch=1, batch=1, everywhere=True)
     saved = [first, quarantine.entries["both"]["batch"], list(kept.entries)]
     with open(f"{folder}/rank{rank}.json", "w") as stream:
         json.dump(saved, stream)
@@ -272,8 +274,9 @@ def test_two_ranks_end_with_the_union_in_one_order(tmp_path):
     first, second = (
         json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(RANKS)
     )
-    assert first == second
+    assert first[:2] == second[:2]
     assert first[0] == ["both", "only0", "only1", "late"]
     assert first[1] == 0
     assert first[2] == ["again0", "again1"]
-    assert list(Quarantine(tmp_path / "quarantine.json").entries) == first[2]
+    assert second[2] == [*first[2], "last"]
+    assert list(Quarantine(tmp_path / "quarantine.json").entries) == second[2]

@@ -92,7 +92,7 @@ def _gather(value) -> list:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return the exception itself if it survives pickling, else one that says the same."""
+    """Return the exception if it can be pickled, else one that says the same."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:

@@ -1,8 +1,8 @@
 """Which tensors of a state must be finite, and what the others may hold.
 
 Parameters and optimizer moments must be finite. A buffer may hold what it held when it
-was first seen (-Inf in an attention mask, +Inf in a running minimum), and nothing worse.
-What was never seen before may hold -Inf, since masks are made of it.
+was first seen (-Inf in an attention mask, +Inf in a running minimum), and nothing
+worse. What was never seen before may hold -Inf, since masks are made of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SCALERS = (torch.amp.GradScaler,)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor | None:
-    """Return the numbers of a tensor of any layout, or None if it has none to look at."""
+    """Return a tensor's numbers, whatever its layout, or None if there are none."""
     tensor = tensor.detach()
     if hasattr(tensor, "to_local"):  # a DTensor: only what this rank holds
         tensor = tensor.to_local()
@@ -91,14 +91,14 @@ def nested_tensors(value, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]
     """Walk through mappings and sequences; yields dotted name and tensor."""
     if isinstance(value, torch.Tensor):
         yield prefix, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from nested_tensors(item, f"{prefix}.{key}" if prefix else str(key))
+        return
+    items = ()
+    if isinstance(value, Mapping):
+        items = value.items()
     elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from nested_tensors(
-                item, f"{prefix}.{index}" if prefix else f"{index}"
-            )
+        items = enumerate(value)
+    for key, item in items:
+        yield from nested_tensors(item, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _buffers(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -64,6 +64,8 @@ def analyze_dump(
     items = examine_items(dump, sample_rate=rate, label_ranges=ranges)
     issues = find_issues(dump, items)
     causes = [dump.diagnosis.get("cause"), *(issue["cause"] for issue in issues)]
+    if causes[0] == "not reproducible":  # then what is plain to see comes first
+        causes.append(causes.pop(0))
     return {
         "name": dump.name,
         "file": str(dump.path),
@@ -208,8 +210,8 @@ def _label_ranges(words: Sequence[str]) -> dict[str, int]:
     for word in words:
         name, _, number = word.partition("=")
         if not name or not number.isdigit() or int(number) < 1:
-            raise click.UsageError(
-                f"--classes {word}: must be ITEM=NUMBER, such as --classes spk_id=140"
+            raise UserError(
+                f"analyze-nan: --classes {word}: must be ITEM=NUMBER, such as --classes spk_id=140"
             )
         ranges[name] = int(number)
     return ranges

@@ -57,9 +57,10 @@ def examine_items(
         `tensor_statistics` tells. With the values at hand, floating point has
         ``percentiles`` (text -> value), ``largest`` and ``smallest`` (lists of dicts
         ``value``, ``place``), all of the finite values, ``time_axis`` (int) and
-        ``bad`` (see `bad_rows`), audio also ``levels`` (see `level`); labels have ``num_classes`` (or None) and
-        ``out_of_range`` (list of dicts ``value``, ``place``). ``values`` says whether
-        they were at hand.
+        ``bad`` (see `bad_rows`), audio also ``levels`` (see `level`); labels have
+        ``num_classes`` (or None), ``num_out_of_range`` and ``out_of_range`` (list of
+        dicts ``value``, ``place``, ``utt_id``). ``values`` says whether they were at
+        hand.
     """
     label_ranges = label_ranges or {}
     examined = {}
@@ -94,7 +95,7 @@ def _as_tensor(item: Any) -> torch.Tensor | None:
     if numbers and all(type(value) in (int, float) for value in item):
         try:
             return torch.tensor(item)
-        except (RuntimeError, OverflowError):  # beyond 64 bits
+        except (RuntimeError, ValueError, OverflowError):  # beyond 64 bits
             return None
     return None
 
@@ -246,7 +247,7 @@ def bad_rows(
     array = array.reshape(1) if array.ndim == 0 else array
     steps = array.shape[1] if array.ndim > 1 else 1
     found = []
-    spoiled = ~np.isfinite(array).reshape(len(array), -1).all(1)
+    spoiled = ~np.isfinite(array).all(tuple(range(1, array.ndim)))
     for row in np.flatnonzero(spoiled):
         values = array[row].reshape(steps, -1)
         nan, inf = np.isnan(values), np.isinf(values)

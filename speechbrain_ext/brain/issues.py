@@ -114,12 +114,9 @@ def _out_of_range(name, facts) -> list[dict]:
 def _levels(name, facts) -> list[dict]:
     levels = [e for e in facts.get("levels", []) if e["peak"] is not None]
     silent = [e for e in levels if e["silent"]]
-    clipped = [
-        e
-        for e in levels
-        if e["clipped"] > _MANY_CLIPPED and e["peak"] <= _EXTREME_AUDIO
-    ]
-    shifted = [e for e in levels if _LARGE_DC < abs(e["dc"]) < _EXTREME_AUDIO]
+    usual = [e for e in levels if e["peak"] <= _EXTREME_AUDIO]
+    clipped = [e for e in usual if e["clipped"] > _MANY_CLIPPED]
+    shifted = [e for e in usual if abs(e["dc"]) > _LARGE_DC]
     short = [e for e in levels if e.get("seconds", 1.0) < _SHORT_SECONDS]
     issues = []
     if silent:

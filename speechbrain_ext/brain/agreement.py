@@ -54,6 +54,8 @@ class Agreement:
         self.votes_backward = True
         self.group = None
         self.voted = 0
+        #: whether a vote went against the batch
+        self.dropped = False
         #: whether a module that speaks to the other ranks is in its forward
         self.inside_collectives = False
 
@@ -104,6 +106,7 @@ class Agreement:
         while self.voted <= last:
             self.voted += 1
             if self.any(bad):
+                self.dropped = True
                 return True
         return False
 
@@ -112,6 +115,11 @@ class Agreement:
         voice = torch.tensor([float(flag)])
         distributed.all_reduce(voice, distributed.ReduceOp.MAX, group=self.group)
         return voice.item() > 0
+
+    @property
+    def voted_all(self) -> bool:
+        """Whether all ranks went on to backward with this batch."""
+        return self.voted >= len(self._stages) and not self.dropped
 
     @property
     def can_still_vote(self) -> bool:
@@ -140,35 +148,33 @@ def is_collective_error(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, RuntimeError) and any(
         word in text
-        for word in ("gloo", "NCCL", "ProcessGroup", "Connection closed by peer")
+        for word in (
+            "gloo",
+            "NCCL",
+            "ProcessGroup",
+            "Connection closed by peer",
+            "pair closure",
+        )
     )
 
 
 @contextlib.contextmanager
-def local_only(modules: torch.nn.Module) -> Iterator[None]:
+def local_only() -> Iterator[None]:
     """Let wrapped modules compute without speaking to other ranks.
 
-    For re-runs that one rank does alone: DDP sends no buffers and prepares no
-    reduction, SyncBatchNorm takes the statistics of its own rank.
+    For re-runs that one rank does alone: DDP hands over to the module inside, and
+    SyncBatchNorm takes the statistics of its own rank. It is the classes that change
+    for the while, since a re-run puts the attributes of modules back.
     """
-    wrapped = [
-        m
-        for m in modules.modules()
-        if isinstance(m, torch.nn.parallel.DistributedDataParallel)
-    ]
-    flags = ("require_forward_param_sync", "require_backward_grad_sync")
-    before = [[getattr(m, flag) for flag in flags] for m in wrapped]
-    sync_batchnorm = torch.nn.SyncBatchNorm
-    stock_forward = sync_batchnorm.forward
+    if not is_distributed():
+        yield
+        return
+    wrapper = torch.nn.parallel.DistributedDataParallel
+    batchnorm = torch.nn.SyncBatchNorm
+    before = wrapper.forward, batchnorm.forward
     try:
-        for module in wrapped:
-            for flag in flags:
-                setattr(module, flag, False)
-        if is_distributed():
-            sync_batchnorm.forward = torch.nn.BatchNorm1d.forward
+        wrapper.forward = lambda self, *args, **kwargs: self.module(*args, **kwargs)
+        batchnorm.forward = torch.nn.BatchNorm1d.forward
         yield
     finally:
-        sync_batchnorm.forward = stock_forward
-        for module, values in zip(wrapped, before, strict=True):
-            for flag, value in zip(flags, values, strict=True):
-                setattr(module, flag, value)
+        wrapper.forward, batchnorm.forward = before

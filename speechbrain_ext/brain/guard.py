@@ -278,8 +278,10 @@ class Guard:
             if self.loss is None and isinstance(loss, torch.Tensor):
                 self.loss = loss.detach().to(self.brain.device)
             self.judge(self.optimizers(), stepping=False)
-        elif self.loss is None and not _is_finite(loss):
-            raise RejectedBatch(Verdict("loss", loss=math.nan))
+        elif self.loss is None:  # a fit_batch of its own: its loss was not judged yet
+            bad = not _is_finite(loss)
+            if self.any_rank(bad):
+                raise RejectedBatch(Verdict("loss" if bad else "other rank"))
         return loss
 
     def _vote_against(self) -> None:

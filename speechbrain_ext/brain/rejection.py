@@ -89,9 +89,11 @@ def reject(
         scale=brain.scaler.get_scale() if brain.scaler.is_enabled() else None,
         label_ranges=guard.labels.ranges,
         faithful=guard.fits_as_stock,
+        # DDP still waits for the gradients of a forward that got no backward.
+        can_rerun=guard.agreement is None or guard.agreement.voted_all,
     )
     guard.held.open()
-    with local_only(brain.modules):
+    with local_only():
         diagnosis = diagnose(incident)
     guard.held.discard()
     guard.transaction.rollback()
@@ -99,8 +101,10 @@ def reject(
     brain.step -= 1
     if guard.replaying:
         return torch.tensor(math.nan)
+    # Escalation follows from these counts: all ranks have to count alike.
     health.reject(
-        explained=diagnosis.cause in DATA_CAUSES, exception=verdict.cause == "exception"
+        explained=guard.any_rank(diagnosis.cause in DATA_CAUSES),
+        exception=guard.any_rank(verdict.cause == "exception"),
     )
     health.spikes += verdict.cause == "spike"
     actions = ["put back: nothing was learned from it"]

@@ -118,7 +118,8 @@ class SpikeGuard:
             if value is not None and math.isfinite(value):
                 history.add(value)
         self.committed += 1
-        if self.committed >= self.warmup and self.committed % self._REFRESH == 0:
+        past = self.committed - self.warmup
+        if past >= 0 and past % self._REFRESH == 0:
             self._refresh()
 
     def _refresh(self) -> None:

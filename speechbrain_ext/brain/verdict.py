@@ -109,10 +109,11 @@ def judge(
     clean = loss.new_zeros((), dtype=torch.float32) if probe is None else probe
     values = torch.stack([loss.detach().float().reshape(()), total, clean.to(device)])
     if agree:
-        # Decided on the device, so that the flag needs no transfer of its own.
-        bad = ~torch.isfinite(values).all()
+        # Decided on the device, so that the flag needs no transfer of its own. Of what
+        # this rank alone has seen: gradients are everybody's already.
+        bad = ~torch.isfinite(values[0] + values[2])
         if reject_spikes:
-            bad = bad | (values[0] > limits[0]) | (values[1] > limits[1])
+            bad = bad | (values[0] > limits[0])
         flag = bad.float().reshape(1)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         values = torch.cat([values, flag])
@@ -123,12 +124,12 @@ def judge(
         cause = "loss"
     elif not math.isfinite(clean_value):  # forward comes before backward
         cause = "buffer"
+    elif agree and numbers[3] > 0 and not (reject_spikes and loss_value > limits[0]):
+        cause = "other rank"
     elif not math.isfinite(norm_value):
         cause = "gradient"
     elif spike and reject_spikes:
         cause = "spike"
-    elif agree and numbers[3] > 0:
-        cause = "other rank"
     else:
         cause = "accepted"
     return Verdict(cause, loss_value, norm_value, spike)

@@ -78,7 +78,8 @@ def test_the_rank_with_the_fault_names_it_and_the_other_says_where_it_lies(
 ):
     assert ranks[where][f"Toy nan on {where}"]["causes"] == ["input non-finite"]
     assert ranks[where][f"Toy label on {where}"]["causes"] == ["label out of range"]
-    assert ranks[1 - where][f"Toy label on {where}"]["causes"] == ["other rank"]
+    for fault in ("nan", "label", "loss only", "data error", "spike"):
+        assert ranks[1 - where][f"Toy {fault} on {where}"]["causes"] == ["other rank"]
 
 
 @pytest.mark.parametrize("where", [0, 1])

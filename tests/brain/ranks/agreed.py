@@ -55,6 +55,8 @@ class Toy(NaNSafeBrain):
         loss = nn.functional.cross_entropy(logits, batch["label"])
         if batch["fault"] == "loss only":
             loss = loss + torch.tensor(math.nan)
+        if batch["fault"] == "spike":
+            loss = loss * 1e4
         if batch["fault"] == "objective error":
             raise RuntimeError("a loss that raises")
         return loss
@@ -82,8 +84,6 @@ def batches(rank, fault=None, *, scale=1.0):
         label = torch.randint(CLASSES, (4,), generator=generator)
         if bad and fault == "nan":
             frames[1, 2, 3] = math.nan
-        if bad and fault == "spike":
-            frames *= 1e6
         if bad and fault == "label":
             label[2] = CLASSES
         made.append(
@@ -104,7 +104,10 @@ def train(kind, data, *, corrupt=None, **policy):
         lambda p: torch.optim.Adam(p, 1e-2),
         hparams={
             "nan_guard": NonFinitePolicy(
-                snapshot_every=3, max_dumps=0, spike_warmup=3, **policy
+                snapshot_every=3,
+                max_dumps=0,
+                spike_warmup=3,
+                **{"collective_timeout": 15, **policy},
             )
         },
         run_opts={

@@ -1,7 +1,7 @@
 """What caused an incident: which sample, layer, operation and line, and what to do.
 
 Runs on an event only. `diagnose` runs the batch again from the state before it, whole
-and with rows left out, at most ``2 log2(batch) + 2`` times for the rows and a handful
+and with rows left out, at most ``2 log2(batch) + 4`` times for the rows and a handful
 of times for the rest. It changes nothing that ``Incident.restore`` does not put back.
 """
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from speechbrain_ext.brain import batches, suspects
+from speechbrain_ext.brain import suspects
+from speechbrain_ext.brain.batches import select_rows
 from speechbrain_ext.brain.causes import Recommendation, recommend
 from speechbrain_ext.brain.places import module_of, source_of
 from speechbrain_ext.brain.rerun import Outcome, Rerun
@@ -64,6 +66,9 @@ class Incident:
     faithful : bool
         Whether ``forward`` is all that ``fit_batch`` does with a batch. If not (a GAN
         with its own ``fit_batch``), a clean repeat proves nothing.
+    can_rerun : bool
+        Whether the batch may be run again. Not where other ranks wait: a forward that
+        speaks to them would hang, or speak out of turn.
     tried : list of str
         Presets that this run has already.
     """
@@ -81,6 +86,7 @@ class Incident:
     scale: float | None = None
     label_ranges: dict[str, int] | None = None
     faithful: bool = True
+    can_rerun: bool = True
     tried: list[str] = field(default_factory=list)
 
 
@@ -193,7 +199,9 @@ class _Search:
             )
         if labels is not None or seen == "label":
             return self.mislabelled(labels)
-        # Without a trace where the exception has one already, and costs less.
+        if not incident.can_rerun:
+            return self.without_runs()
+        incident.restore()  # the trace looks which state is bad before the run
         self.trace = Trace(incident.modules, self.batch)
         self.whole = self.rerun(trace=self.trace)
         expected = incident.exception is not None or seen == "exception"
@@ -223,6 +231,15 @@ class _Search:
             if guilty or (guilty is None and presumed):
                 return self.told(cause, found.detail, found.rows, bool(guilty), "input")
         return None
+
+    def without_runs(self) -> Diagnosis:
+        """Tell by the batch alone."""
+        error = self.incident.exception
+        self.whole.norm = self.incident.verdict.grad_norm
+        found = self.from_inputs()
+        if found is None and error is not None:
+            return self.raised(error, (), False)
+        return found or self.by_verdict("the batch could not be run again here")
 
     def from_precision(self) -> Diagnosis | None:
         """Half precision, if float32 is fine."""
@@ -407,27 +424,28 @@ class _Search:
         return self.bisect(count)
 
     def bisect(self, count: int) -> tuple[tuple[int, ...], bool]:
-        """Leave out half of the suspects at a time, and keep the others in.
+        """Find the shortest bad head of the batch: its last row is guilty; go on.
 
-        Parts stay as large as can be: layers such as BatchNorm can't run on one row.
+        Enough runs for two guilty rows; more of them is no matter of single rows.
         """
-        everyone = list(range(count))
-        limit = self.rerun.count + 2 * math.ceil(math.log2(max(count, 2))) + 2
-        guilty: list[int] = []
-        while self.rerun.count < limit and len(guilty) < count - 1:
-            within = [row for row in everyone if row not in guilty]
-            while len(within) > 1:
-                if self.rerun.count >= limit:
-                    return (), False
-                half = within[: len(within) // 2]
-                kept = [r for r in everyone if r not in half and r not in guilty]
-                clean = self.clean(kept)
+        limit = self.rerun.count + 2 * math.ceil(math.log2(max(count, 2))) + 4
+        rows, guilty, good = list(range(count)), [], 0
+        while len(rows) > 1:
+            low, high = good, len(rows)  # rows[:low] are fine, rows[:high] are not
+            while high - low > 1:
+                middle = (low + high) // 2
+                clean = self.clean(rows[:middle]) if self.rerun.count < limit else None
+                if clean is None and middle == 1:
+                    # BatchNorm can't run on one row: run the others.
+                    clean = not self.clean(rows[1:])
                 if clean is None:
                     return (), False
-                within = half if clean else within[len(half) :]
-            guilty.append(within[0])
-            rest = [row for row in everyone if row not in guilty]
-            if self.clean(rest):
+                low, high = (middle, high) if clean else (low, middle)
+            guilty.append(rows.pop(high - 1))
+            good = high - 1
+            if self.rerun.count >= limit:
+                break
+            if self.clean(rows):
                 return tuple(sorted(guilty)), True
         return (), False
 
@@ -441,14 +459,16 @@ class _Search:
 
     def clean(self, rows: list[int]) -> bool | None:
         """Whether a run of these rows alone is fine; None if they can't be run."""
-        select = getattr(batches, "select_rows", None)
-        if not self.rerun.takes_batch or select is None or not rows:
+        if not (self.incident.can_rerun and self.rerun.takes_batch and rows):
             return None
-        part = select(self.batch, rows)
+        try:
+            part = select_rows(self.batch, rows)
+        except ValueError:  # it counts the utterances in another way
+            part = None
         if part is None:
             return None
         outcome = self.rerun(part)
-        if outcome.error is not None and self.whole.error is None:
+        if outcome.error is not None and not _alike(outcome.error, self.whole.error):
             return None  # such a part can't be run at all: it tells nothing
         if self.spike and not outcome.bad:
             return (
@@ -477,3 +497,10 @@ class _Search:
         if any(word in name.lower() for word in _WORDS_OF_MOMENTS):
             return "moment"
         return "statistics"
+
+
+def _alike(error: BaseException, other: BaseException | None) -> bool:
+    """Whether two exceptions are the same but for the numbers in their words."""
+    return type(error) is type(other) and (
+        re.sub(r"\d+", "", str(error)) == re.sub(r"\d+", "", str(other))
+    )

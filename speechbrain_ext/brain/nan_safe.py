@@ -13,14 +13,14 @@ import speechbrain
 import torch
 from speechbrain.utils.metric_stats import MetricStats
 
-from speechbrain_ext.brain.batches import utterance_ids
-from speechbrain_ext.brain.diagnose import bad_inputs, first_bad_module
+from speechbrain_ext.brain.diagnose import Incident, diagnose
 from speechbrain_ext.brain.dump import write_dump
 from speechbrain_ext.brain.health import Health
 from speechbrain_ext.brain.incident import describe
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.progress import extra_progress
 from speechbrain_ext.brain.statistics import gradient_statistics
+from speechbrain_ext.brain.suspects import bad_inputs
 from speechbrain_ext.brain.transaction import Transaction
 from speechbrain_ext.brain.verdict import (
     RejectedBatch,
@@ -338,38 +338,56 @@ class NaNSafeBrain(speechbrain.Brain):
             # That these gradients were unscaled is forgotten by update() alone, which
             # would move the scale too; without it the next batch can't be unscaled.
             self.scaler._per_optimizer_states.clear()
-        module = first_bad_module(
-            self.modules, lambda: self._forward_for_diagnosis(batch)
+        found = diagnose(
+            Incident(
+                batch,
+                verdict,
+                self.modules,
+                forward=lambda batch=batch: self._forward_for_diagnosis(batch),
+                restore=lambda: (
+                    guard.transaction.forward_state.restore(),
+                    guard.transaction.random.restore(),
+                ),
+                gradients=gradients,
+                buffers=buffers,
+                precision=self.precision,
+                scale=self.scaler.get_scale() if self.scaler.is_enabled() else None,
+                can_rerun=not torch.distributed.is_initialized(),
+            )
         )
-        guard.transaction.forward_state.restore()
-        guard.transaction.random.restore()
         # _fit_train has counted it already; a rejected batch is not a step.
         self.step -= 1
         report = {
             "precision": self.precision,
             "inputs": bad_inputs(batch),
-            "first_bad_module": module,
+            "diagnosis": found.as_dict(),
             "gradients": gradients[:50],
             "buffers": buffers[:50],
             "gradient_statistics": statistics,
         }
         health.count(rejected=True)
         path = self._dump(batch, verdict, report, before)
+        actions = ["put back; nothing was learned from it"]
+        if guard.num_steps:
+            actions.append(
+                f"optimizer steps of this batch that stay: {guard.num_steps}"
+            )
         guard.last_report = describe(
             verdict,
-            report,
-            utt_ids=utterance_ids(batch),
+            found,
             place=f"batch {health.epoch_batches} of epoch {self._epoch}",
-            steps_kept=guard.num_steps,
+            actions=actions,
             dump=path,
+            batch=batch,
+            gradients=gradients,
         )
         logger.warning(guard.last_report)
         health.enforce(guard.policy, guard.last_report)
 
-    def _forward_for_diagnosis(self, batch) -> None:
+    def _forward_for_diagnosis(self, batch) -> torch.Tensor:
         with self.training_ctx:
             outputs = self.compute_forward(batch, speechbrain.Stage.TRAIN)
-            self.compute_objectives(outputs, batch, speechbrain.Stage.TRAIN)
+            return self.compute_objectives(outputs, batch, speechbrain.Stage.TRAIN)
 
     def _dump_folder(self) -> Path | None:
         policy = self._guard.policy

@@ -1,19 +1,11 @@
 """Utterances that were proven to make batches non-finite are left out, and listed.
 
-``quarantine.json`` is made for people to read and to edit::
-
-    {"schema": 1,
-     "about": what the file is for,
-     "utterances": {utt_id: {"reason": why, for people,
-                             "cause": one of the closed list of causes,
-                             "epoch": int, "batch": int,
-                             "dump": path from this file's folder, or null,
-                             "taken_back": true, where it does not hold any more}}}
+At once, by masking batches that are on their way; from the next epoch on by samplers
+that can be told; and in later runs, by the list of `quarantine_file`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable
@@ -24,21 +16,13 @@ import torch
 from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_ext.brain.batches import select_rows, utterance_ids
-from speechbrain_ext.brain.policy import NonFinitePolicy
-from speechbrain_ext.errors import UserError
-from speechbrain_ext.files import write_json
-
-SCHEMA = 1
-ABOUT = (
-    "Utterances left out of training because they made a batch non-finite. Mend or "
-    "remove the files. Then take all back with --nan_guard.keep_quarantined=true, or "
-    "one by removing its entry here."
+from speechbrain_ext.brain.quarantine_file import (
+    path_from,
+    read_quarantine,
+    write_quarantine,
 )
+
 logger = logging.getLogger(__name__)
-
-
-class QuarantineError(UserError):
-    """A list of quarantined utterances that can't be read."""
 
 
 @runtime_checkable
@@ -159,7 +143,7 @@ class Quarantine:
                 "cause": str(cause),
                 "epoch": int(epoch),
                 "batch": int(batch),
-                "dump": self._from_here(dump),
+                "dump": path_from(self.path, dump),
             }
         if new:
             self._unwritten = True
@@ -222,30 +206,11 @@ class Quarantine:
         if self._unwritten:
             self._write()
 
-    def _from_here(self, dump: str | os.PathLike | None) -> str | None:
-        """Name a dump from the folder of the file, so that both can be moved."""
-        if dump is None or self.path is None:
-            return None if dump is None else str(dump)
-        path, folder = Path(dump).resolve(), self.path.resolve().parent
-        return (
-            path.relative_to(folder).as_posix()
-            if folder in path.parents
-            else (str(dump))
-        )
-
     def _write(self) -> None:
         if self.path is None or not if_main_process():
             return
-        earlier = {u: e | {"taken_back": True} for u, e in self._taken_back.items()}
         try:
-            write_json(
-                self.path,
-                {
-                    "schema": SCHEMA,
-                    "about": ABOUT,
-                    "utterances": earlier | self.entries,
-                },
-            )
+            write_quarantine(self.path, self.entries, self._taken_back)
         except OSError as error:  # a full disk must not end the run
             logger.warning("quarantine: %s can't be written: %s", self.path, error)
             return
@@ -288,86 +253,3 @@ def apply_quarantine(sampler: Any, quarantine: Quarantine) -> bool:
             getattr(one, name, None) for name in ("sampler", "batch_sampler", "loader")
         ]
     return False
-
-
-def quarantine_path(
-    policy: NonFinitePolicy, debug_folder: str | os.PathLike | None
-) -> Path | None:
-    """Return where the list is kept: as the policy says, else beside ``debug_nan``."""
-    if policy.quarantine_file is not None:
-        return Path(policy.quarantine_file)
-    return (
-        None
-        if debug_folder is None
-        else Path(debug_folder).parent / ("quarantine.json")
-    )
-
-
-def read_quarantine(path: str | os.PathLike | None) -> dict[str, dict[str, Any]]:
-    """Read all entries of a ``quarantine.json``, those taken back too.
-
-    Returns
-    -------
-    dict
-        utt_id -> entry; empty if there is no file.
-
-    Raises
-    ------
-    QuarantineError
-        If the file is broken, or of a schema that is not known.
-    """
-    if path is None:
-        return {}
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise _broken(path, f"can't be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise _broken(path, f"must be an object, is {type(found).__name__}")
-    if found.get("schema") != SCHEMA:
-        raise _broken(path, f"schema must be {SCHEMA}, is {found.get('schema')!r}")
-    entries = found.get("utterances")
-    if not isinstance(entries, dict):
-        raise _broken(path, "utterances must be an object of utt_id: entry")
-    for utt_id, entry in entries.items():
-        if not isinstance(entry, dict):
-            raise _broken(path, f"{utt_id}: must be an object, is {entry!r}")
-        for key in ("reason", "cause", "epoch", "batch", "dump"):
-            entry.setdefault(key, None)  # a person wrote it
-    return entries
-
-
-def _broken(path: str | os.PathLike, problem: str) -> QuarantineError:
-    return QuarantineError(
-        f"quarantine error in {path}\n  {problem}\n"
-        "  Next: mend the file; or start with an empty list: "
-        f"mv {path} {path}.broken"
-    )
-
-
-def quarantine_table(path: str | os.PathLike | None) -> list[dict[str, Any]]:
-    """List the utterances that are left out, for results and reports.
-
-    Arguments
-    ---------
-    path : path or None
-        ``quarantine.json``; it need not be there.
-
-    Returns
-    -------
-    list of dict
-        ``{"utt_id", "reason", "cause", "epoch", "batch", "dump"}`` in the order they
-        were put there; without those taken back.
-
-    Raises
-    ------
-    QuarantineError
-        If the file is broken.
-    """
-    return [
-        {"utt_id": utt_id, **entry}
-        for utt_id, entry in read_quarantine(path).items()
-        if not entry.pop("taken_back", False)
-    ]

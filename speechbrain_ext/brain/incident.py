@@ -28,6 +28,7 @@ def describe(
     dump: Path | None = None,
     batch: Any = None,
     gradients: Sequence[str] = (),
+    utt_ids: Sequence[str] = (),
 ) -> str:
     """Write the report of an incident, a line for each thing that is known.
 
@@ -47,6 +48,8 @@ def describe(
         For the numbers of data and labels.
     gradients : sequence of str
         Parameters whose gradient was not finite at the event.
+    utt_ids : sequence of str
+        Utterances of the batch; told where no culprit is known.
 
     Returns
     -------
@@ -77,6 +80,8 @@ def describe(
         who = diagnosis.utt_ids or [f"row {row}" for row in diagnosis.rows]
         tested = " (without: fine)" if diagnosis.proven else ""
         lines.append(f"  utterance: {_listed(who)}{tested}")
+    elif utt_ids:
+        lines.append(f"  utterances of the batch: {_listed(utt_ids, 12)}")
     if diagnosis.paths:
         lines.append(f"  file: {_listed(diagnosis.paths)}")
     where = (diagnosis.phase, diagnosis.module, diagnosis.operation)

@@ -96,6 +96,7 @@ class Rerun:
         trace: Trace | None = None,
         full_precision: bool = False,
         digest: bool = False,
+        look: Callable[[], None] | None = None,
     ) -> Outcome:
         """Run forward and, if the loss is finite, backward.
 
@@ -109,6 +110,8 @@ class Rerun:
             Without autocast and without the scale.
         digest : bool
             Also take the fingerprint of loss and gradients.
+        look : Callable[[], None], optional
+            Called at the end of the run, while its gradients are there.
 
         Returns
         -------
@@ -151,6 +154,8 @@ class Rerun:
         except Exception as error:
             outcome.error = error
         finally:
+            if look is not None:
+                look()
             for parameter, grad in kept:
                 parameter.grad = grad
         return outcome

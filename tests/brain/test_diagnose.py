@@ -270,7 +270,7 @@ STATES = {
     "net.fc.weight": ("parameter corrupted", "net.fc (Linear)"),
     "net.norm.running_var": ("buffer corrupted", "net.norm (BatchNorm1d)"),
     "net.glob_mean": ("statistics corrupted", "net (SpeakerModel)"),
-    "optimizer.exp_avg.net.fc.weight": ("moment corrupted", ""),
+    "opt_class: exp_avg of net.fc.weight": ("moment corrupted", "net.fc (Linear)"),
 }
 
 
@@ -301,7 +301,7 @@ def test_a_corrupted_state_is_found_by_the_run_where_nobody_said_so(kind, name):
 
 def test_a_moment_explains_a_parameter_but_not_the_other_way_round():
     rig = Rig("speaker")
-    state = ["net.fc.weight", "optimizer.net.fc.weight.exp_avg"]
+    state = ["net.fc.weight", "adam: exp_avg of net.fc.weight"]
     found = diagnose(rig.incident(state=state))
     assert found.cause == "moment corrupted"
 

@@ -13,6 +13,8 @@ import math
 import re
 from collections.abc import Iterable
 
+import torch
+
 from speechbrain_ext.brain import suspects
 from speechbrain_ext.brain.batches import select_rows
 from speechbrain_ext.brain.causes import recommend
@@ -21,8 +23,9 @@ from speechbrain_ext.brain.places import module_of, source_of
 from speechbrain_ext.brain.rerun import Outcome, Rerun
 from speechbrain_ext.brain.suspects import Suspects
 from speechbrain_ext.brain.trace import Trace, state_tensors
+from speechbrain_ext.brain.verdict import Verdict
 
-__all__ = ["Diagnosis", "Incident", "diagnose"]
+__all__ = ["Diagnosis", "Incident", "diagnose", "diagnose_state"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,22 @@ def diagnose(incident: Incident) -> Diagnosis:
     found.runs = search.rerun.count
     facts = dataclasses.asdict(found) | {"precision": incident.precision}
     found.recommendation = recommend(found.cause, facts, tried=incident.tried)
+    return found
+
+
+def diagnose_state(names: list[str], modules: torch.nn.Module) -> Diagnosis:
+    """Name the cause where the state was corrupted, and no batch is to blame.
+
+    Arguments
+    ---------
+    names : list[str]
+        Tensors that are not finite.
+    modules : torch.nn.Module
+        All trained modules.
+    """
+    nothing = Incident(None, Verdict("state"), modules, lambda: None, lambda: None)
+    found = _Search(nothing).corrupted(names)
+    found.recommendation = recommend(found.cause)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.batches import batch_items, item_tensor
+from speechbrain_ext.brain.batches import batch_items, item_tensor, utterance_ids
 from speechbrain_ext.brain.diagnose import Diagnosis
 from speechbrain_ext.brain.statistics import tensor_statistics
 from speechbrain_ext.brain.verdict import Verdict
@@ -28,7 +28,6 @@ def describe(
     dump: Path | None = None,
     batch: Any = None,
     gradients: Sequence[str] = (),
-    utt_ids: Sequence[str] = (),
 ) -> str:
     """Write the report of an incident, a line for each thing that is known.
 
@@ -45,11 +44,9 @@ def describe(
     dump : Path or None
         Where the batch was written.
     batch : Any, optional
-        For the numbers of data and labels.
+        For the numbers of data and labels, and its utterances if none is guilty.
     gradients : sequence of str
         Parameters whose gradient was not finite at the event.
-    utt_ids : sequence of str
-        Utterances of the batch; told where no culprit is known.
 
     Returns
     -------
@@ -80,8 +77,8 @@ def describe(
         who = diagnosis.utt_ids or [f"row {row}" for row in diagnosis.rows]
         tested = " (without: fine)" if diagnosis.proven else ""
         lines.append(f"  utterance: {_listed(who)}{tested}")
-    elif utt_ids:
-        lines.append(f"  utterances of the batch: {_listed(utt_ids, 12)}")
+    elif ids := utterance_ids(batch):
+        lines.append(f"  utterances of the batch: {_listed(ids, 12)}")
     if diagnosis.paths:
         lines.append(f"  file: {_listed(diagnosis.paths)}")
     where = (diagnosis.phase, diagnosis.module, diagnosis.operation)

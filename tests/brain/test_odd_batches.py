@@ -35,7 +35,7 @@ class Sum(NaNSafeBrain):
 
 
 def rejected(folder, batch, pick, **options):
-    policy = NonFinitePolicy(dump_folder=str(folder), **options)
+    policy = NonFinitePolicy(quarantine=False, dump_folder=str(folder), **options)
     brain = Sum(
         {"net": nn.Linear(2, 1)},
         lambda p: torch.optim.SGD(p, 0.1),
@@ -130,7 +130,7 @@ def test_a_lone_utterance_is_named():
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("scale", [None, 8.0])
 def test_the_loss_told_is_the_loss_of_the_batch(tmp_path, accumulation, scale):
-    policy = NonFinitePolicy(dump_folder=str(tmp_path))
+    policy = NonFinitePolicy(quarantine=False, dump_folder=str(tmp_path))
     brain = make(
         NaNSafeBrain,
         extra={"nan_guard": policy},

@@ -1,7 +1,7 @@
 """What caused an incident: which sample, layer, operation and line, and what to do.
 
 Runs on an event only. `diagnose` runs the batch again from the state before it, whole
-and with rows left out, at most ``2 log2(batch) + 2`` times for the rows and a handful
+and with rows left out, at most ``2 log2(batch) + 4`` times for the rows and a handful
 of times for the rest. It changes nothing that ``Incident.restore`` does not put back.
 """
 
@@ -10,131 +10,29 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Iterable
 
 import torch
 
 from speechbrain_ext.brain import suspects
 from speechbrain_ext.brain.batches import select_rows
-from speechbrain_ext.brain.causes import Recommendation, recommend
+from speechbrain_ext.brain.causes import recommend
+from speechbrain_ext.brain.findings import Diagnosis, Incident
 from speechbrain_ext.brain.places import module_of, source_of
 from speechbrain_ext.brain.rerun import Outcome, Rerun
 from speechbrain_ext.brain.suspects import Suspects
 from speechbrain_ext.brain.trace import Trace, state_tensors
 from speechbrain_ext.brain.verdict import Verdict
 
+__all__ = ["Diagnosis", "Incident", "diagnose", "diagnose_state"]
+
 logger = logging.getLogger(__name__)
 
 #: A part of a spiking batch is calm if loss or norm falls below this share of it.
 _CALM = 0.4
-_WORDS_OF_MOMENTS = ("exp_avg", "momentum", "optimizer", "moment", "square_avg", "step")
-
-
-@dataclass
-class Incident:
-    """All that `diagnose` needs to know of a rejected batch.
-
-    Attributes
-    ----------
-    batch : Any
-        As delivered.
-    verdict : Verdict
-        What the fast check saw.
-    modules : torch.nn.Module
-        All trained modules.
-    forward : Callable[..., torch.Tensor]
-        Forward and objectives, autocast included; returns the loss. Called without
-        arguments for ``batch``, with a part of it if it takes an argument:
-        ``lambda batch=batch: ...``. Without that, rows can't be found by leaving out.
-    restore : Callable[[], None]
-        Puts back state and random streams as before the batch.
-    exception : BaseException, optional
-        What the batch raised, with its traceback.
-    gradients, buffers : list of str
-        What was non-finite at the event.
-    state : list of str
-        What was non-finite before the batch came.
-    precision : str
-        ``"fp32"``, ``"fp16"``, ``"bf16"``.
-    scale : float, optional
-        Of the GradScaler.
-    label_ranges : dict
-        Batch item -> number of classes.
-    faithful : bool
-        Whether ``forward`` is all that ``fit_batch`` does with a batch. If not (a GAN
-        with its own ``fit_batch``), a clean repeat proves nothing.
-    can_rerun : bool
-        Whether the batch may be run again. Not where other ranks wait: a forward that
-        speaks to them would hang, or speak out of turn.
-    tried : list of str
-        Presets that this run has already.
-    """
-
-    batch: Any
-    verdict: Verdict
-    modules: torch.nn.Module
-    forward: Callable[..., torch.Tensor]
-    restore: Callable[[], None]
-    exception: BaseException | None = None
-    gradients: list[str] = field(default_factory=list)
-    buffers: list[str] = field(default_factory=list)
-    state: list[str] = field(default_factory=list)
-    precision: str = "fp32"
-    scale: float | None = None
-    label_ranges: dict[str, int] | None = None
-    faithful: bool = True
-    can_rerun: bool = True
-    tried: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Diagnosis:
-    """The cause of an incident.
-
-    Attributes
-    ----------
-    cause : str
-        A key of `CAUSES`.
-    detail : str
-        One sentence.
-    utt_ids, rows, paths : list
-        The culprits in the batch, none if it is not one utterance's doing.
-    proven : bool
-        Whether the batch without these rows was run, and was fine.
-    module, operation, phase, source : str
-        Where the first bad number was made: ``"net.2 (Linear)"``, ``"aten.log"``,
-        ``"forward"``, ``"model.py:87: x.log()"``; empty where not known. Phases are
-        ``"input"``, ``"forward"``, ``"objective"``, ``"backward"``, ``"state"``.
-    names : list of str
-        State tensors or parameters concerned, the first one first.
-    loss_terms : dict
-        Name -> value, where the loss says so.
-    runs : int
-        How often the batch, or a part of it, was run again.
-    recommendation : Recommendation
-        What to do.
-    """
-
-    cause: str
-    detail: str
-    utt_ids: list[str] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    proven: bool = False
-    module: str = ""
-    operation: str = ""
-    phase: str = ""
-    source: str = ""
-    names: list[str] = field(default_factory=list)
-    loss_terms: dict[str, float] = field(default_factory=dict)
-    runs: int = 0
-    recommendation: Recommendation | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data, for JSON and dumps (non-finite terms stay floats)."""
-        return dataclasses.asdict(self)
+#: Names of moments: ``"optimizer: exp_avg of net.weight"`` (`StateSnapshot.verify`).
+_MOMENT = re.compile(r".+: .+ of .+|.*(exp_avg|momentum|optimizer|square_avg)")
 
 
 def diagnose(incident: Incident) -> Diagnosis:
@@ -180,7 +78,9 @@ def diagnose_state(names: list[str], modules: torch.nn.Module) -> Diagnosis:
         All trained modules.
     """
     nothing = Incident(None, Verdict("state"), modules, lambda: None, lambda: None)
-    return _Search(nothing).corrupted(names)
+    found = _Search(nothing).corrupted(names)
+    found.recommendation = recommend(found.cause)
+    return found
 
 
 class _Search:
@@ -214,6 +114,7 @@ class _Search:
             return self.mislabelled(labels)
         if not incident.can_rerun:
             return self.without_runs()
+        incident.restore()  # the trace looks which state is bad before the run
         self.trace = Trace(incident.modules, self.batch)
         self.whole = self.rerun(trace=self.trace)
         expected = incident.exception is not None or seen == "exception"
@@ -377,8 +278,8 @@ class _Search:
             f"{kind} corrupted", f"{what} not finite before the batch", phase="state"
         )
         found.names = [*first, *(name for name in names if name not in first)]
-        if first and kind != "moment":
-            found.module = self.owner(first[0])
+        if first:
+            found.module = self.owner(first[0].rpartition(" of ")[2])
         return found
 
     def not_reproducible(self) -> Diagnosis:
@@ -436,27 +337,28 @@ class _Search:
         return self.bisect(count)
 
     def bisect(self, count: int) -> tuple[tuple[int, ...], bool]:
-        """Leave out half of the suspects at a time, and keep the others in.
+        """Find the shortest bad head of the batch: its last row is guilty; go on.
 
-        Parts stay as large as can be: layers such as BatchNorm can't run on one row.
+        Enough runs for two guilty rows; more of them is no matter of single rows.
         """
-        everyone = list(range(count))
-        limit = self.rerun.count + 2 * math.ceil(math.log2(max(count, 2))) + 2
-        guilty: list[int] = []
-        while self.rerun.count < limit and len(guilty) < count - 1:
-            within = [row for row in everyone if row not in guilty]
-            while len(within) > 1:
-                if self.rerun.count >= limit:
-                    return (), False
-                half = within[: len(within) // 2]
-                kept = [r for r in everyone if r not in half and r not in guilty]
-                clean = self.clean(kept)
+        limit = self.rerun.count + 2 * math.ceil(math.log2(max(count, 2))) + 4
+        rows, guilty, good = list(range(count)), [], 0
+        while len(rows) > 1:
+            low, high = good, len(rows)  # rows[:low] are fine, rows[:high] are not
+            while high - low > 1:
+                middle = (low + high) // 2
+                clean = self.clean(rows[:middle]) if self.rerun.count < limit else None
+                if clean is None and middle == 1:
+                    # BatchNorm can't run on one row: run the others.
+                    clean = not self.clean(rows[1:])
                 if clean is None:
                     return (), False
-                within = half if clean else within[len(half) :]
-            guilty.append(within[0])
-            rest = [row for row in everyone if row not in guilty]
-            if self.clean(rest):
+                low, high = (middle, high) if clean else (low, middle)
+            guilty.append(rows.pop(high - 1))
+            good = high - 1
+            if self.rerun.count >= limit:
+                break
+            if self.clean(rows):
                 return tuple(sorted(guilty)), True
         return (), False
 
@@ -479,7 +381,7 @@ class _Search:
         if part is None:
             return None
         outcome = self.rerun(part)
-        if outcome.error is not None and self.whole.error is None:
+        if outcome.error is not None and not _alike(outcome.error, self.whole.error):
             return None  # such a part can't be run at all: it tells nothing
         if self.spike and not outcome.bad:
             return (
@@ -505,6 +407,11 @@ class _Search:
             if known == name:
                 frozen = kind == "parameter" and not tensor.requires_grad
                 return "buffer" if frozen else kind
-        if any(word in name.lower() for word in _WORDS_OF_MOMENTS):
-            return "moment"
-        return "statistics"
+        return "moment" if _MOMENT.match(name) else "statistics"
+
+
+def _alike(error: BaseException, other: BaseException | None) -> bool:
+    """Whether two exceptions are the same but for the numbers in their words."""
+    return type(error) is type(other) and (
+        re.sub(r"\d+", "", str(error)) == re.sub(r"\d+", "", str(other))
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.batches import batch_items, item_tensor
+from speechbrain_ext.brain.batches import batch_items, item_tensor, utterance_ids
 from speechbrain_ext.brain.diagnose import Diagnosis
 from speechbrain_ext.brain.statistics import tensor_statistics
 from speechbrain_ext.brain.verdict import Verdict
@@ -44,7 +44,7 @@ def describe(
     dump : Path or None
         Where the batch was written.
     batch : Any, optional
-        For the numbers of data and labels.
+        For the numbers of data and labels, and its utterances if none is guilty.
     gradients : sequence of str
         Parameters whose gradient was not finite at the event.
 
@@ -56,12 +56,12 @@ def describe(
     Example
     -------
     >>> from speechbrain_ext.brain.causes import recommend
-    >>> found = Diagnosis("norm overflow", "the largest gradient is that of net.weight",
+    >>> found = Diagnosis("norm overflow", "the largest gradient is that of net.bias",
     ...                   recommendation=recommend("norm overflow"))
     >>> report = describe(Verdict("norm overflow", 13.1, float("inf")), found,
     ...                   place="batch 7 of epoch 3", actions=["put back"])
     >>> print(report.splitlines()[0])
-    rejected batch 7 of epoch 3: norm overflow: the largest gradient is that of net.weight
+    rejected batch 7 of epoch 3: norm overflow: the largest gradient is that of net.bias
     >>> print(report.splitlines()[-1])
       command: ./run.sh --stage train --preset tight_clip
     """
@@ -77,6 +77,8 @@ def describe(
         who = diagnosis.utt_ids or [f"row {row}" for row in diagnosis.rows]
         tested = " (without: fine)" if diagnosis.proven else ""
         lines.append(f"  utterance: {_listed(who)}{tested}")
+    elif ids := utterance_ids(batch):
+        lines.append(f"  utterances of the batch: {_listed(ids, 12)}")
     if diagnosis.paths:
         lines.append(f"  file: {_listed(diagnosis.paths)}")
     where = (diagnosis.phase, diagnosis.module, diagnosis.operation)

@@ -96,6 +96,8 @@ class Rerun:
         trace: Trace | None = None,
         full_precision: bool = False,
         digest: bool = False,
+        always_backward: bool = False,
+        look: Callable[[], None] | None = None,
     ) -> Outcome:
         """Run forward and, if the loss is finite, backward.
 
@@ -109,6 +111,10 @@ class Rerun:
             Without autocast and without the scale.
         digest : bool
             Also take the fingerprint of loss and gradients.
+        always_backward : bool
+            Run backward also if the loss is not finite, as training does.
+        look : Callable[[], None], optional
+            Called at the end of the run, while its gradients are there.
 
         Returns
         -------
@@ -140,7 +146,8 @@ class Rerun:
                 if trace is not None:
                     trace.own_graph(loss)
                     outcome.origin = trace.origin_of(loss)
-                if math.isfinite(outcome.loss) and loss.requires_grad:
+                known = math.isfinite(outcome.loss) or always_backward
+                if known and loss.requires_grad:
                     scale = None if full_precision else self.scale
                     with trace.backward() if trace else contextlib.nullcontext():
                         (loss * scale if scale else loss).backward()
@@ -151,6 +158,8 @@ class Rerun:
         except Exception as error:
             outcome.error = error
         finally:
+            if look is not None:
+                look()
             for parameter, grad in kept:
                 parameter.grad = grad
         return outcome

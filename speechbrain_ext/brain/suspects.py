@@ -219,10 +219,8 @@ def mislabelled_rows(
     }
     for name, classes in (label_ranges or {}).items():
         if name in items:
-            # Losses ignore negative padding such as -100; an index never may be one.
-            wrong = items[name] >= classes
-            if error is not None:
-                wrong = wrong | (items[name] < 0)
+            labels = items[name]  # torch's losses ignore -100
+            wrong = (labels >= classes) | ((labels < 0) & (labels != -100))
             if wrong.any():
                 rule = f"but there are {classes} classes (0 to {classes - 1})"
                 return _labelled(batch, name, items[name], wrong, rule)

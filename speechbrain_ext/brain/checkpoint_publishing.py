@@ -98,14 +98,15 @@ def clear_leftovers(parent: Path) -> None:
     """Remove what killed processes left behind; what can't be removed stays."""
     for path in sorted(parent.iterdir()):
         with contextlib.suppress(OSError):
-            if path.name.endswith(_REPLACED) and path.is_dir():
+            if path.name.startswith((_SAVING, _DELETING)):
+                if _is_abandoned(path):
+                    shutil.rmtree(path)
+            elif path.name.endswith(_REPLACED) and path.is_dir():
                 final = path.with_name(path.name[: -len(_REPLACED)])
                 if (final / METAFNAME).exists():
                     remove_folder(path)
                 elif not final.exists():
                     os.rename(path, final)
-            elif path.name.startswith((_SAVING, _DELETING)) and _is_abandoned(path):
-                shutil.rmtree(path)
 
 
 def _is_abandoned(path: Path) -> bool:

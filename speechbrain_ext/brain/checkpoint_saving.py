@@ -133,9 +133,13 @@ class SavingVerified(Checkpointer):
                 final = self._custom_checkpoint_dirpath(name)
             staging = staging_path(final)
             staging.mkdir()
-            meta = self._save_checkpoint_metafile(
-                staging / METAFNAME, plain_meta(meta), end_of_epoch
-            )
+            try:
+                meta = self._save_checkpoint_metafile(
+                    staging / METAFNAME, plain_meta(meta), end_of_epoch
+                )
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
         return final, meta
 
     def _write_recoverables(self, staging: Path) -> None:

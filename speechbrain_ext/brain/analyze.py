@@ -14,13 +14,13 @@ from typing import Any
 import click
 
 from speechbrain_ext.brain.dump import (
-    NAME,
     Dump,
     DumpError,
     dumps_in,
     finite_or_text,
     read_dump,
 )
+from speechbrain_ext.brain.dump_reader import NAME
 from speechbrain_ext.brain.evidence import examine_items
 from speechbrain_ext.brain.issues import (
     culprits,
@@ -166,8 +166,8 @@ def find_dumps(target: str | Path | None) -> list[Path]:
         if newest is None:
             raise UserError(
                 "analyze-nan: no dump under the current folder "
-                "(./debug_nan, ./*/debug_nan, ./exp/*/debug_nan); name an experiment, "
-                "its debug_nan, or a nan_batch_*.pt"
+                "(./debug_nan, */debug_nan, exp/*/debug_nan, egs/*/exp/*/debug_nan); "
+                "name an experiment, its debug_nan, or a nan_batch_*.pt"
             )
         return dumps_in(newest)
     path = Path(target)
@@ -211,7 +211,8 @@ def _label_ranges(words: Sequence[str]) -> dict[str, int]:
         name, _, number = word.partition("=")
         if not name or not number.isdigit() or int(number) < 1:
             raise UserError(
-                f"analyze-nan: --classes {word}: must be ITEM=NUMBER, such as --classes spk_id=140"
+                f"analyze-nan: --classes {word}: must be ITEM=NUMBER, such as "
+                "--classes spk_id=140"
             )
         ranges[name] = int(number)
     return ranges

@@ -219,10 +219,11 @@ def _describe_bad(facts) -> Iterator[Line]:
             continue
         for part in entry["ranges"][:_MAX_RANGES]:
             text = f"{unit} {part['start']}-{part['stop'] - 1}"
+            seconds = " ({:.4f}-{:.4f} s)"
             if part["stop"] - part["start"] == 1:
-                text = f"{unit[:-1]} {part['start']}"
+                text, seconds = f"{unit[:-1]} {part['start']}", " ({:.4f} s)"
             if "seconds" in part:
-                text += " ({:.4f}-{:.4f} s)".format(*part["seconds"])
+                text += seconds.format(*part["seconds"])
             text += ", in the padding" if part["padding"] else ""
             yield f"    {part['what']} at {text}", _BAD
         if entry["num_ranges"] > _MAX_RANGES:
@@ -343,11 +344,14 @@ def describe_all(
     """Describe all dumps in a table, and what they share."""
     yield "", ""
     yield f"all {len(analyses)} dumps" if len(analyses) > 1 else "overview", _HEADING
+    folders = {Path(analysis["file"]).parent for analysis in analyses}
     yield from _left_table(
         ("dump", "likely cause", "first bad layer", "utterances blamed"),
         [
             (
-                analysis["name"].removeprefix("nan_"),
+                analysis["name"].removeprefix("nan_")
+                if len(folders) == 1
+                else analysis["file"],
                 analysis["likely_cause"] or analysis["cause"],
                 analysis["module"] or "-",
                 _some(analysis["culprits"], 3) or "-",

@@ -252,10 +252,10 @@ def analyze_nan(
     from speechbrain_ext.brain.analysis_text import print_analyses
 
     ranges = _label_ranges(classes)
-    paths = list(dict.fromkeys(p for t in targets or [None] for p in find_dumps(t)))
-    paths = list(dict.fromkeys(_dump_of(path) for path in paths))
+    found = [_dump_of(path) for t in targets or [None] for path in find_dumps(t)]
+    paths = {path.resolve(): path for path in reversed(found)}  # each of them once
     analyses, broken = analyze_files(
-        paths, sample_rate=sample_rate, label_ranges=ranges
+        list(paths.values())[::-1], sample_rate=sample_rate, label_ranges=ranges
     )
     patterns = find_patterns(analyses)
     pictures = _plot_all(analyses) if plot else []

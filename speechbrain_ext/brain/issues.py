@@ -268,7 +268,7 @@ def find_patterns(analyses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``what`` (one of `_SHARED`), ``value``, ``dumps`` (names), ``of`` (number of
+        ``what`` (one of `_SHARED`), ``value``, ``dumps`` (files), ``of`` (number of
         dumps); in the order of `_SHARED`, those in most dumps first. An utterance is
         listed beside being blamed only if it is in more dumps than it is blamed for,
         a file only where the batch names no utterances.
@@ -289,7 +289,7 @@ def find_patterns(analyses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for what, found in values.items():
             for value in {v for v in found if v not in (None, "")}:
-                seen[what].setdefault(value, []).append(analysis["name"])
+                seen[what].setdefault(value, []).append(analysis["file"])
     blamed = seen["blamed utterance"]
     patterns = [
         {"what": what, "value": value, "dumps": names, "of": len(analyses)}

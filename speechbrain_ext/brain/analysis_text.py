@@ -115,7 +115,7 @@ def _basics(analysis: dict[str, Any]) -> Iterator[Line]:
     yield from _field("file", analysis["file"])
     place = f"batch {analysis['batch']} of epoch {analysis['epoch']}"
     for key in ("step", "optimizer_step", "rank"):
-        if context.get(key) is not None:
+        if context.get(key) is not None and (key, context[key]) != ("rank", 0):
             place += f", {key.replace('_', ' ')} {context[key]}"
     yield from _field("place", place)
     yield from _field(
@@ -146,7 +146,7 @@ def _basics(analysis: dict[str, Any]) -> Iterator[Line]:
         weights = analysis["weights"] or "weights not kept"
         yield from _field("incident", f"{analysis['incident']} ({weights})")
     made = [f"{k} {v}" for k, v in analysis["versions"].items() if v != "None"]
-    for key in ("task", "recipe", "config_hash"):
+    for key in ("device", "task", "recipe", "config_hash"):
         if context.get(key):
             made.append(f"{key.replace('_', ' ')} {context[key]}")
     yield from _field("made with", ", ".join(made) or "not known")

@@ -110,9 +110,10 @@ def _recipe_rate(path: Path) -> int | None:
 
 def _gradients(dump: Dump) -> dict[str, Any]:
     """Gradient statistics; older dumps have the names of the bad ones alone."""
-    full = dump.report.get("gradient_statistics")
-    names = dump.report.get("gradients") or []
-    return full or ({"bad": [{"name": name} for name in names]} if names else {})
+    found = dump.report.get("gradient_statistics") or dump.report.get("gradients") or {}
+    if isinstance(found, list):
+        return {"bad": [{"name": name} for name in found]}
+    return found
 
 
 def analyze_files(

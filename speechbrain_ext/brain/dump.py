@@ -19,7 +19,8 @@ dicts, lists, tuples, numbers, text and tensors only. Schema 2:
 ``random``         streams before the batch: ``torch_cpu``, ``torch_cuda``,
                    ``python``, ``numpy``
 ``diagnosis``      dict: cause, module, culprits, recommendation; empty if none
-``report``         dict: inputs, gradients, buffers, what else was found
+``report``         dict: ``inputs`` (lines), ``gradients`` (`gradient_statistics`),
+                   ``buffers`` (names), and what else was found
 ``context``        dict: config hash, step, optimizer step, rank, recipe, task ...
 ``versions``       dict: speechbrain_ext, torch, speechbrain, numpy, python
 ``left_out``       list of str: what is not here and why (too large, no plain data)
@@ -172,7 +173,8 @@ def write_dump(
     diagnosis : dict
         ``Diagnosis.as_dict()``.
     report : dict
-        Findings for people: bad inputs, gradients (`gradient_statistics`), buffers.
+        Findings: ``inputs`` (lines), ``gradients`` (`gradient_statistics`),
+        ``buffers`` (names), whatever else.
     random : dict
         Random streams before the batch, ``RandomStreams.state_dict()``.
     context : dict
@@ -262,7 +264,7 @@ def write_dump(
     try:
         # The .pt moves into its place first: it is complete without the .json.
         with atomic_path(path.with_suffix(".json")) as temporary:
-            _write_text(temporary, {**report, **text})
+            _write_text(temporary, {**text, **report, **text})
             with atomic_path(path) as tensors:
                 torch.save(whole, tensors)
     except BaseException:

@@ -115,7 +115,7 @@ def _basics(analysis: dict[str, Any]) -> Iterator[Line]:
     yield from _field("file", analysis["file"])
     place = f"batch {analysis['batch']} of epoch {analysis['epoch']}"
     for key in ("step", "optimizer_step", "rank"):
-        if context.get(key) is not None:
+        if context.get(key) is not None and (key, context[key]) != ("rank", 0):
             place += f", {key.replace('_', ' ')} {context[key]}"
     yield from _field("place", place)
     yield from _field(
@@ -146,7 +146,7 @@ def _basics(analysis: dict[str, Any]) -> Iterator[Line]:
         weights = analysis["weights"] or "weights not kept"
         yield from _field("incident", f"{analysis['incident']} ({weights})")
     made = [f"{k} {v}" for k, v in analysis["versions"].items() if v != "None"]
-    for key in ("task", "recipe", "config_hash"):
+    for key in ("device", "task", "recipe", "config_hash"):
         if context.get(key):
             made.append(f"{key.replace('_', ' ')} {context[key]}")
     yield from _field("made with", ", ".join(made) or "not known")
@@ -219,10 +219,11 @@ def _describe_bad(facts) -> Iterator[Line]:
             continue
         for part in entry["ranges"][:_MAX_RANGES]:
             text = f"{unit} {part['start']}-{part['stop'] - 1}"
+            seconds = " ({:.4f}-{:.4f} s)"
             if part["stop"] - part["start"] == 1:
-                text = f"{unit[:-1]} {part['start']}"
+                text, seconds = f"{unit[:-1]} {part['start']}", " ({:.4f} s)"
             if "seconds" in part:
-                text += " ({:.4f}-{:.4f} s)".format(*part["seconds"])
+                text += seconds.format(*part["seconds"])
             text += ", in the padding" if part["padding"] else ""
             yield f"    {part['what']} at {text}", _BAD
         if entry["num_ranges"] > _MAX_RANGES:
@@ -343,11 +344,14 @@ def describe_all(
     """Describe all dumps in a table, and what they share."""
     yield "", ""
     yield f"all {len(analyses)} dumps" if len(analyses) > 1 else "overview", _HEADING
+    folders = {Path(analysis["file"]).parent for analysis in analyses}
     yield from _left_table(
         ("dump", "likely cause", "first bad layer", "utterances blamed"),
         [
             (
-                analysis["name"].removeprefix("nan_"),
+                analysis["name"].removeprefix("nan_")
+                if len(folders) == 1
+                else analysis["file"],
                 analysis["likely_cause"] or analysis["cause"],
                 analysis["module"] or "-",
                 _some(analysis["culprits"], 3) or "-",

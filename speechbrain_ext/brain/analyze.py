@@ -14,13 +14,13 @@ from typing import Any
 import click
 
 from speechbrain_ext.brain.dump import (
-    NAME,
     Dump,
     DumpError,
     dumps_in,
     finite_or_text,
     read_dump,
 )
+from speechbrain_ext.brain.dump_reader import NAME
 from speechbrain_ext.brain.evidence import examine_items
 from speechbrain_ext.brain.issues import (
     culprits,
@@ -110,9 +110,10 @@ def _recipe_rate(path: Path) -> int | None:
 
 def _gradients(dump: Dump) -> dict[str, Any]:
     """Gradient statistics; older dumps have the names of the bad ones alone."""
-    full = dump.report.get("gradient_statistics")
-    names = dump.report.get("gradients") or []
-    return full or ({"bad": [{"name": name} for name in names]} if names else {})
+    found = dump.report.get("gradient_statistics") or dump.report.get("gradients") or {}
+    if isinstance(found, list):
+        return {"bad": [{"name": name} for name in found]}
+    return found
 
 
 def analyze_files(
@@ -166,8 +167,8 @@ def find_dumps(target: str | Path | None) -> list[Path]:
         if newest is None:
             raise UserError(
                 "analyze-nan: no dump under the current folder "
-                "(./debug_nan, ./*/debug_nan, ./exp/*/debug_nan); name an experiment, "
-                "its debug_nan, or a nan_batch_*.pt"
+                "(./debug_nan, */debug_nan, exp/*/debug_nan, egs/*/exp/*/debug_nan); "
+                "name an experiment, its debug_nan, or a nan_batch_*.pt"
             )
         return dumps_in(newest)
     path = Path(target)
@@ -211,7 +212,8 @@ def _label_ranges(words: Sequence[str]) -> dict[str, int]:
         name, _, number = word.partition("=")
         if not name or not number.isdigit() or int(number) < 1:
             raise UserError(
-                f"analyze-nan: --classes {word}: must be ITEM=NUMBER, such as --classes spk_id=140"
+                f"analyze-nan: --classes {word}: must be ITEM=NUMBER, such as "
+                "--classes spk_id=140"
             )
         ranges[name] = int(number)
     return ranges
@@ -251,10 +253,10 @@ def analyze_nan(
     from speechbrain_ext.brain.analysis_text import print_analyses
 
     ranges = _label_ranges(classes)
-    paths = list(dict.fromkeys(p for t in targets or [None] for p in find_dumps(t)))
-    paths = list(dict.fromkeys(_dump_of(path) for path in paths))
+    found = [_dump_of(path) for t in targets or [None] for path in find_dumps(t)]
+    paths = {path.resolve(): path for path in reversed(found)}  # each of them once
     analyses, broken = analyze_files(
-        paths, sample_rate=sample_rate, label_ranges=ranges
+        list(paths.values())[::-1], sample_rate=sample_rate, label_ranges=ranges
     )
     patterns = find_patterns(analyses)
     pictures = _plot_all(analyses) if plot else []

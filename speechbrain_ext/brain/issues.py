@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from speechbrain_ext.brain.causes import CAUSES, recommend
@@ -268,12 +269,13 @@ def find_patterns(analyses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``what`` (one of `_SHARED`), ``value``, ``dumps`` (names), ``of`` (number of
+        ``what`` (one of `_SHARED`), ``value``, ``dumps`` (files), ``of`` (number of
         dumps); in the order of `_SHARED`, those in most dumps first. An utterance is
         listed beside being blamed only if it is in more dumps than it is blamed for,
         a file only where the batch names no utterances.
     """
     seen: dict[str, dict[Any, list[str]]] = {what: {} for what in _SHARED}
+    one_run = len({Path(analysis["file"]).parent for analysis in analyses}) == 1
     for analysis in analyses:
         diagnosis = analysis["diagnosis"]
         values = {
@@ -285,11 +287,11 @@ def find_patterns(analyses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "file": [] if analysis["utt_ids"] else analysis["paths"] or [],
             "epoch": [analysis["epoch"]],
             "batch position": [analysis["batch"]],
-            "incident": [analysis["incident"]],
+            "incident": [analysis["incident"]] if one_run else [],
         }
         for what, found in values.items():
             for value in {v for v in found if v not in (None, "")}:
-                seen[what].setdefault(value, []).append(analysis["name"])
+                seen[what].setdefault(value, []).append(analysis["file"])
     blamed = seen["blamed utterance"]
     patterns = [
         {"what": what, "value": value, "dumps": names, "of": len(analyses)}

@@ -37,6 +37,9 @@ _PRIVATE = {
     "length": "_PaddedBatch__length",
 }
 
+#: Items of a batch that are taken for the files it was read from.
+_PATH_ITEMS = ("wav", "path", "file", "filename", "wav_path", "file_path", "audio_path")
+
 
 def num_bytes(values: Iterable[Any]) -> int:
     """Bytes of all tensors among ``values``."""
@@ -236,6 +239,18 @@ def _leave_out(value: Any, place: tuple[str, ...], packed: PackedBatch, what: st
     name = ".".join(place) or "batch"
     packed.left_out.append(f"{name}: {what} is no plain data")
     return {"kind": "left out", "item": name, "type": what}
+
+
+def batch_paths(items: Mapping[str, Any]) -> list[str] | None:
+    """Files that the items of a batch say it was read from, or None."""
+    for wanted in _PATH_ITEMS:
+        for name, value in items.items():
+            if name.rpartition(".")[2].lower() != wanted:
+                continue
+            value = [value] if isinstance(value, str) else value
+            if isinstance(value, list) and value and isinstance(value[0], str):
+                return list(map(str, value))
+    return None
 
 
 def rebuild(

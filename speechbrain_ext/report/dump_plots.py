@@ -175,8 +175,9 @@ def _draw_levels(axes, levels: list[dict[str, Any]]) -> None:
     names = [str(e["utt_id"] or f"row {e['row']}") for e in levels]
     axes.set_yticks(places, names if len(names) <= 32 else [""] * len(names))
     axes.tick_params(labelsize=8)
-    axes.set_title("level, dBFS (bar: RMS, line: peak)", fontsize=9)
-    axes.title.set_fontweight("normal")
+    axes.set_title(
+        "level, dBFS (bar: RMS, line: peak)", fontsize=9, fontweight="normal"
+    )
 
 
 def _decibels(peak: float) -> float:

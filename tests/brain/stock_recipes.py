@@ -86,6 +86,8 @@ def run(brain, items: list[dict], *, kind: str = "padded", epochs: int = 2):
     valid = utterances(2 * PER_BATCH, seed=50, prefix="valid")
     valid = dataset(valid) if kind == "padded" else as_dicts(valid)
     counter = getattr(getattr(brain, "hparams", None), "epoch_counter", None)
+    if counter is not None:
+        counter.limit = epochs
     brain.fit(
         range(1, epochs + 1) if counter is None else counter,
         train,
@@ -292,7 +294,9 @@ def enhancement(base, folder: Path, **options):
                 self.checkpointer.save_and_keep_only(meta=stats, min_keys=["error"])
 
     stft = STFT(sample_rate=16000, n_fft=64, win_length=4, hop_length=2)
-    model = nn.Sequential(nn.Linear(33, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 33))
+    model = nn.Sequential(
+        nn.Linear(33, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 33)
+    )
     modules, hparams = {"model": model}, {"stft": stft}
     return make(Enhancement, modules, adam, folder, hparams, ("model",), **options)
 
@@ -508,7 +512,8 @@ def logs_from_the_loss(base, folder: Path, **options):
             loss = super().compute_objectives(predictions, batch, stage)
             if stage == TRAIN:
                 self.hparams.train_logger.log_stats(
-                    {"step": self.optimizer_step}, {"spread": float(predictions.detach().std())}
+                    {"step": self.optimizer_step},
+                    {"spread": float(predictions.detach().std())},
                 )
             return loss
 

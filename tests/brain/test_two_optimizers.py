@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from speechbrain_ext.brain import DivergenceError, NaNSafeBrain
 from tests.brain.same_bits import differences, files_of, state_of
+from tests.brain.test_recipes_unchanged import Guarded
 
 TRAIN, VALID = speechbrain.Stage.TRAIN, speechbrain.Stage.VALID
 SIZE, FRAMES, SPEAKERS = 16, 5, 4
@@ -236,7 +237,7 @@ def test_a_clean_run_has_the_bits_of_stock(turn):
 def test_a_batch_that_is_bad_for_one_optimizer_moves_neither(fault, place):
     data = batches(6)
     data.insert(place, faulty(*FAULTS[fault]))
-    ours, left = left_by(NaNSafeBrain, data)
+    ours, left = left_by(Guarded, data)
     assert ours.health.rejected == 2  # two epochs
     assert differences(stock(), left) == []
 
@@ -246,7 +247,7 @@ def test_two_bad_batches_in_a_row_move_neither(fault):
     name, value = FAULTS[fault]
     data = batches(6)
     data[3:3] = [faulty(name, value), faulty(name, value, seed=98)]
-    ours, left = left_by(NaNSafeBrain, data)
+    ours, left = left_by(Guarded, data)
     assert ours.health.rejected == 4
     assert differences(stock(), left) == []
 
@@ -264,7 +265,7 @@ def test_batches_may_step_once_or_twice_in_turn(fault, place):
     """The first batch steps one optimizer, the second one both: nothing is learned."""
     data = batches(6)
     data.insert(place, faulty(*FAULTS[fault]))
-    ours, left = left_by(NaNSafeBrain, data, turn="every second")
+    ours, left = left_by(Guarded, data, turn="every second")
     assert ours.health.rejected == 2
     assert differences(stock(turn="every second"), left) == []
 
@@ -272,4 +273,4 @@ def test_batches_may_step_once_or_twice_in_turn(fault, place):
 def test_a_fault_in_every_batch_ends_the_run():
     data = [faulty("g_weight", torch.nan, seed) for seed in range(20)]
     with pytest.raises(DivergenceError):
-        left_by(NaNSafeBrain, data)
+        left_by(Guarded, data)

@@ -1,4 +1,4 @@
-"""Where nothing is wrong, the guard changes nothing: ten seeds, no reject, same bits."""
+"""Where nothing is wrong the guard changes nothing: ten seeds, no reject, same bits."""
 
 import random
 
@@ -24,19 +24,20 @@ class Codebook(nn.Module):
         self.register_buffer("sums", self.codes.clone())
 
     def forward(self, latents):
-        flat = latents.detach().reshape(-1, latents.shape[-1])
+        flat = latents.detach().float().reshape(-1, latents.shape[-1])
         chosen = nn.functional.one_hot(
             torch.cdist(flat, self.codes).argmin(1), len(self.codes)
         ).float()
         if self.training:
             self.counts.lerp_(chosen.sum(0), 0.1)
-            self.sums.lerp_(chosen.T @ flat, 0.1)
+            sums = (chosen[:, :, None] * flat[:, None]).sum(0)
+            self.sums.lerp_(sums, 0.1)
             self.codes.copy_(self.sums / self.counts.clamp(min=0.1)[:, None])
             dead = self.counts < 0.2  # random restarts draw from the global stream
             picked = torch.randint(len(flat), (len(self.codes),))
             self.codes.copy_(torch.where(dead[:, None], flat[picked], self.codes))
-        quantized = (chosen @ self.codes).view_as(latents)
-        loss = (latents - quantized).square().mean()
+        quantized = self.codes[chosen.argmax(1)].view_as(latents)
+        loss = (latents - quantized.detach()).square().mean()
         return latents + (quantized - latents).detach(), loss
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.brain import batches, suspects
+from speechbrain_ext.brain import suspects
+from speechbrain_ext.brain.batches import select_rows
 from speechbrain_ext.brain.causes import Recommendation, recommend
 from speechbrain_ext.brain.places import module_of, source_of
 from speechbrain_ext.brain.rerun import Outcome, Rerun
@@ -64,6 +65,9 @@ class Incident:
     faithful : bool
         Whether ``forward`` is all that ``fit_batch`` does with a batch. If not (a GAN
         with its own ``fit_batch``), a clean repeat proves nothing.
+    can_rerun : bool
+        Whether the batch may be run again. Not where other ranks wait: a forward that
+        speaks to them would hang, or speak out of turn.
     tried : list of str
         Presets that this run has already.
     """
@@ -81,6 +85,7 @@ class Incident:
     scale: float | None = None
     label_ranges: dict[str, int] | None = None
     faithful: bool = True
+    can_rerun: bool = True
     tried: list[str] = field(default_factory=list)
 
 
@@ -164,6 +169,20 @@ def diagnose(incident: Incident) -> Diagnosis:
     return found
 
 
+def diagnose_state(names: list[str], modules: torch.nn.Module) -> Diagnosis:
+    """Name the cause where the state was corrupted, and no batch is to blame.
+
+    Arguments
+    ---------
+    names : list[str]
+        Tensors that are not finite.
+    modules : torch.nn.Module
+        All trained modules.
+    """
+    nothing = Incident(None, Verdict("state"), modules, lambda: None, lambda: None)
+    return _Search(nothing).corrupted(names)
+
+
 class _Search:
     """One incident's search; each method answers one question."""
 
@@ -193,7 +212,8 @@ class _Search:
             )
         if labels is not None or seen == "label":
             return self.mislabelled(labels)
-        # Without a trace where the exception has one already, and costs less.
+        if not incident.can_rerun:
+            return self.without_runs()
         self.trace = Trace(incident.modules, self.batch)
         self.whole = self.rerun(trace=self.trace)
         expected = incident.exception is not None or seen == "exception"
@@ -223,6 +243,15 @@ class _Search:
             if guilty or (guilty is None and presumed):
                 return self.told(cause, found.detail, found.rows, bool(guilty), "input")
         return None
+
+    def without_runs(self) -> Diagnosis:
+        """Tell by the batch alone."""
+        error = self.incident.exception
+        self.whole.norm = self.incident.verdict.grad_norm
+        found = self.from_inputs()
+        if found is None and error is not None:
+            return self.raised(error, (), False)
+        return found or self.by_verdict("the batch could not be run again here")
 
     def from_precision(self) -> Diagnosis | None:
         """Half precision, if float32 is fine."""
@@ -441,10 +470,12 @@ class _Search:
 
     def clean(self, rows: list[int]) -> bool | None:
         """Whether a run of these rows alone is fine; None if they can't be run."""
-        select = getattr(batches, "select_rows", None)
-        if not self.rerun.takes_batch or select is None or not rows:
+        if not (self.incident.can_rerun and self.rerun.takes_batch and rows):
             return None
-        part = select(self.batch, rows)
+        try:
+            part = select_rows(self.batch, rows)
+        except ValueError:  # it counts the utterances in another way
+            part = None
         if part is None:
             return None
         outcome = self.rerun(part)

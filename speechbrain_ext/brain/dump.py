@@ -483,21 +483,21 @@ class Dump:
 def _load(path: Path) -> Any:
     """Read a file of tensors, or say in one sentence why it can't be read."""
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except OSError as error:
-        raise DumpError(f"{path}: can't be read: {error.strerror}") from error
-    except Exception as error:  # torch has many words for a broken file
         with open(path, "rb") as stream:
             start = stream.read(2)
         size = path.stat().st_size
-        if start == b"PK" and not zipfile.is_zipfile(path):
-            why = f"is cut off ({size} bytes are there); copy it again"
-        elif not size:
+    except OSError as error:
+        raise DumpError(f"{path}: can't be read: {error.strerror}") from error
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch has many words for a broken file
+        why = f"is no dump of the guard, or damaged ({size} bytes)"
+        if not size:
             why = "is empty"
-        elif start == b"PK" and "weights_only" in str(error).lower():
+        elif start == b"PK" and not zipfile.is_zipfile(path):
+            why = f"is cut off ({size} bytes are there); copy it again"
+        elif "weights_only" in str(error).lower():
             why = "holds Python objects, so it is no dump of the guard"
-        else:
-            why = f"is no dump of the guard, or damaged ({size} bytes)"
         raise DumpError(f"{path}: {why}") from error
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from speechbrain_ext.brain.batches import batch_items, item_tensor, utterance_ids
-from speechbrain_ext.brain.diagnose import bad_inputs, tensor_statistics
+from speechbrain_ext.brain.statistics import tensor_statistics
+from speechbrain_ext.brain.suspects import bad_inputs
 
 if TYPE_CHECKING:
     from speechbrain import Stage

@@ -21,11 +21,13 @@ from speechbrain_ext.brain.agreement import (
 from speechbrain_ext.brain.batches import utterance_ids
 from speechbrain_ext.brain.checkpoint import guard_checkpointer
 from speechbrain_ext.brain.coverage import coverage
+from speechbrain_ext.brain.diagnose import Diagnosis, diagnose_state
 from speechbrain_ext.brain.health import Health
 from speechbrain_ext.brain.held_lines import HeldLines, train_loggers
 from speechbrain_ext.brain.labels import LabelCheck
 from speechbrain_ext.brain.policy import DivergenceError, NonFinitePolicy
 from speechbrain_ext.brain.quarantine import Quarantine, apply_quarantine
+from speechbrain_ext.brain.quarantine_file import quarantine_path, write_quarantine
 from speechbrain_ext.brain.recovery import Recovery
 from speechbrain_ext.brain.rejection import reject
 from speechbrain_ext.brain.safer import SaferSettings
@@ -115,15 +117,12 @@ class Guard:
             guard_checkpointer(brain.checkpointer)
         spaces = [vars(brain), vars(getattr(brain, "hparams", object))]
         self.held.watch(train_loggers(dict(space) for space in spaces))
-        path = policy.quarantine_file
-        folder = self.dump_folder()
-        if path is None and folder is not None and policy.quarantine:
-            path = folder.parent / "quarantine.json"
-        self.quarantine = Quarantine(path and Path(path), keep=policy.keep_quarantined)
+        if policy.quarantine:
+            path = quarantine_path(policy, self.dump_folder())
+            self.quarantine = Quarantine(path, keep=policy.keep_quarantined)
         if is_distributed():
-            own = type(brain).fit_batch.__wrapped__
             self.agreement = Agreement(policy.collective_timeout)
-            self.agreement.votes_backward = own is type(brain).stock_fit_batch
+            self.agreement.votes_backward = self.fits_as_stock
             self.agreement.join()
 
     def stop(self) -> None:
@@ -179,6 +178,12 @@ class Guard:
     def verify_before_save(self) -> None:
         """Verify what was learned before it is written in the middle of an epoch."""
         self.heal(self.recovery.snapshot.verify(), next_batch=False)
+
+    @property
+    def fits_as_stock(self) -> bool:
+        """Whether ``fit_batch`` is SpeechBrain's own and not the recipe's."""
+        kind = type(self.brain)
+        return kind.fit_batch.__wrapped__ is kind.stock_fit_batch
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the optimizers of the Brain by name."""
@@ -319,17 +324,19 @@ class Guard:
         if loss is None:
             loss = torch.zeros((), device=self.brain.device)
         spikes = self.spike_history.of(optimizers)
+        skips = self.policy.mode == "skip"
         verdict = judge(
             loss,
             norms.values(),
-            self.transaction.forward_state.probe(),
+            # The document's rule knows of no buffers.
+            None if skips else self.transaction.forward_state.probe(),
             limits=spikes.limits if spikes else (math.inf, math.inf),
             reject_spikes=self.policy.spike == "reject",
             agree=self.agreement is not None,
         )
         self.rounds += stepping
-        if verdict.cause == "gradient" and self._is_backoff(optimizers):
-            self.backed_off = True
+        if verdict.cause == "gradient" and self._is_backoff(optimizers, stepping):
+            self.backed_off = stepping
             return norms
         if not verdict.accepted:
             raise RejectedBatch(verdict)
@@ -343,11 +350,13 @@ class Guard:
         self.health.guard_seconds += time.perf_counter() - started
         return norms
 
-    def _is_backoff(self, optimizers: dict) -> bool:
+    def _is_backoff(self, optimizers: dict, stepping: bool) -> bool:
         """Whether the scaler deals with it: it skips the step and lowers the scale."""
         scaler = self.brain.scaler
         if not scaler.is_enabled() or scaler.get_scale() <= 1.0:
             return False
+        if not stepping:  # still scaled: judged when the window steps
+            return True
         found = 0.0
         for optimizer in optimizers.values():
             state = scaler._per_optimizer_states[id(optimizer)]
@@ -443,6 +452,8 @@ class Guard:
 
     def _verdict_of(self, error: Exception, batch: Any) -> Verdict:
         """Turn an exception of the batch into a verdict, where the run can go on."""
+        if self.policy.mode == "skip":
+            raise error
         if self.agreement is not None:
             self._agree_on(error, batch)
         text = str(error)
@@ -480,8 +491,9 @@ class Guard:
                 cause="exception",
                 epoch=self.epoch,
                 batch=self.health.epoch_batches,
-                everywhere=True,
             )
+            if self.quarantine.path is not None:  # the main rank may not get to it
+                write_quarantine(self.quarantine.path, self.quarantine.entries, {})
         raise RankEndedError(
             f"{reason}\n  raised inside a forward that speaks to the other ranks, "
             "which can't be agreed: all ranks end.\n  The batch is in quarantine; the "
@@ -551,17 +563,25 @@ class Guard:
             names,
             replayed,
         )
-        self.incidents.append(
-            {
-                "cause": state_cause(bad),
-                "detail": names,
-                "utt_ids": [],
-                "epoch": self.epoch,
-                "batch": self.health.epoch_batches,
-                "actions": [f"rolled back and replayed {replayed} batches"],
-            }
+        self.note(
+            diagnose_state(bad, self.brain.modules),
+            [f"rolled back to a snapshot, {replayed} batches learned again"],
         )
         return True
+
+    def note(self, diagnosis: Diagnosis, actions: list[str]) -> None:
+        """Add to the public record of what happened."""
+        self.last_diagnosis = diagnosis
+        self.incidents.append(
+            {
+                "cause": diagnosis.cause,
+                "detail": diagnosis.detail,
+                "utt_ids": list(diagnosis.utt_ids),
+                "epoch": self.epoch,
+                "batch": self.health.epoch_batches,
+                "actions": actions,
+            }
+        )
 
     def heal_tensors(self) -> None:
         """Repair what was corrupted since the epoch's end, where nothing learns."""
@@ -577,23 +597,10 @@ class Guard:
                 self.epoch,
                 ", ".join(bad[:5]),
             )
-            self.incidents.append(
-                {
-                    "cause": state_cause(bad),
-                    "detail": ", ".join(bad[:5]),
-                    "utt_ids": [],
-                    "epoch": self.epoch,
-                    "batch": 0,
-                    "actions": ["put back from the snapshot"],
-                }
+            self.note(
+                diagnose_state(bad, self.brain.modules),
+                ["put back from the snapshot taken at the end of the epoch"],
             )
-
-
-def state_cause(names: list[str]) -> str:
-    """Key of the closed list of causes for corrupted tensors."""
-    from speechbrain_ext.brain.causes import state_cause as of
-
-    return of(names)
 
 
 def _is_finite(loss: Any) -> bool:

@@ -17,6 +17,7 @@ from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_ext.brain.batches import select_rows, utterance_ids
 from speechbrain_ext.brain.quarantine_file import (
+    QuarantineError,
     path_from,
     read_quarantine,
     write_quarantine,
@@ -62,8 +63,6 @@ class Quarantine:
     entries : dict
         utt_id -> ``{"reason", "cause", "epoch", "batch", "dump"}`` of the utterances
         that are left out now.
-    num_masked : int
-        Rows that `mask` has taken out of batches in this process.
 
     Raises
     ------
@@ -83,7 +82,6 @@ class Quarantine:
     def __init__(self, path: str | os.PathLike | None, *, keep: bool = False):
         self.path = None if path is None else Path(path)
         self.entries: dict[str, dict[str, Any]] = {}
-        self.num_masked = 0
         self._taken_back: dict[str, dict[str, Any]] = {}
         self._unwritten = False
         self._told_uncut = False
@@ -115,6 +113,7 @@ class Quarantine:
         epoch: int,
         batch: int,
         dump: str | os.PathLike | None = None,
+        everywhere: bool = False,
     ) -> list[str]:
         """Put utterances into quarantine and write the file (on the main rank).
 
@@ -128,6 +127,10 @@ class Quarantine:
             Where it showed.
         dump : path or None
             The dump of that batch.
+        everywhere : bool
+            Write the file on this rank whichever it is, together with what stands in
+            it: for a rank that is about to end and will not see another `sync`. If
+            several ranks end within the same milliseconds, the last to write wins.
 
         Returns
         -------
@@ -147,7 +150,7 @@ class Quarantine:
             }
         if new:
             self._unwritten = True
-            self._write()
+            self._write(everywhere=everywhere)
         return new
 
     def mask(self, batch: Any) -> Any:
@@ -182,7 +185,6 @@ class Quarantine:
                 "with a quarantined utterance are left out whole",
                 type(batch).__name__,
             )
-        self.num_masked += len(utt_ids) - (len(keep) if rest is not None else 0)
         return rest
 
     def sync(self) -> None:
@@ -206,12 +208,18 @@ class Quarantine:
         if self._unwritten:
             self._write()
 
-    def _write(self) -> None:
-        if self.path is None or not if_main_process():
+    def _write(self, *, everywhere: bool = False) -> None:
+        if self.path is None or not (everywhere or if_main_process()):
             return
+        entries = self.entries
         try:
-            write_quarantine(self.path, self.entries, self._taken_back)
-        except OSError as error:  # a full disk must not end the run
+            if everywhere:
+                known = self.entries.keys() | self._taken_back.keys()
+                found = read_quarantine(self.path)
+                others = {u: entry for u, entry in found.items() if u not in known}
+                entries = others | entries
+            write_quarantine(self.path, entries, self._taken_back)
+        except (OSError, QuarantineError) as error:  # must not end the run
             logger.warning("quarantine: %s can't be written: %s", self.path, error)
             return
         self._unwritten = False

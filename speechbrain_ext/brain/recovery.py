@@ -12,6 +12,7 @@ from speechbrain_ext.brain.journal import Journal
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.snapshot import StateSnapshot
 from speechbrain_ext.brain.streams import RandomStreams
+from speechbrain_ext.brain.transaction import Gradients
 
 if TYPE_CHECKING:
     from speechbrain_ext.brain.nan_safe import NaNSafeBrain
@@ -42,8 +43,10 @@ class Recovery:
         self._brain = brain
         self.every = policy.snapshot_every if policy.mode == "transaction" else 0
         self.snapshot = snapshot
+        #: of the micro-batches before the snapshot, inside an accumulation window
+        self._gradients = Gradients()
         self.journal = Journal(int(policy.journal_megabytes * 1e6))
-        self._streams: list[dict[str, Any]] = []
+        self._streams: list[RandomStreams] = []
         self._told_about_memory = False
         #: False while recorded batches are learned again: they are recorded already
         self.recording = self.every > 0
@@ -72,8 +75,13 @@ class Recovery:
     def take(self) -> None:
         """Take a snapshot of the live state, which the caller has verified."""
         self.snapshot.take()
+        self._gradients.take(list(self._brain.modules.parameters()))
         self.journal.clear()
         self._streams.clear()
+
+    def _restore(self) -> None:
+        self.snapshot.restore()
+        self._gradients.restore()
 
     def forget(self) -> None:
         """Take the next snapshot before the next batch (a new epoch begins)."""
@@ -103,7 +111,7 @@ class Recovery:
 
     def go_back(self) -> None:
         """Return to the snapshot; what was learned since is lost."""
-        self.snapshot.restore()
+        self._restore()
         # Taken at the start of a batch that _fit_train had counted already.
         self._brain.step -= 1
         self.forget()
@@ -125,13 +133,13 @@ class Recovery:
             How many batches were learned again.
         """
         brain = self._brain
-        self.snapshot.restore()
+        self._restore()
         self.recording = False
         try:
             batches = zip(self.journal, self._streams, strict=True)
             for index, (batch, streams) in enumerate(batches):
                 brain.step += index > 0
-                RandomStreams.put(streams)
+                streams.restore()
                 loss = learn(batch)
                 brain.avg_train_loss = brain.update_average(loss, brain.avg_train_loss)
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import speechbrain
 import torch
 
-from speechbrain_ext import __version__
 from speechbrain_ext.brain.agreement import local_only
-from speechbrain_ext.brain.batches import utterance_ids
 from speechbrain_ext.brain.diagnose import Diagnosis, Incident, diagnose
 from speechbrain_ext.brain.dump import write_dump
 from speechbrain_ext.brain.incident import describe
 from speechbrain_ext.brain.state import named_state
+from speechbrain_ext.brain.statistics import gradient_statistics
+from speechbrain_ext.brain.suspects import bad_inputs
 from speechbrain_ext.brain.verdict import Verdict, explain_norm, nonfinite_names
 
 if TYPE_CHECKING:
     from speechbrain_ext.brain.guard import Guard
+    from speechbrain_ext.brain.nan_safe import NaNSafeBrain
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +66,12 @@ def reject(
     verdict, gradients = explain_norm(verdict, brain.modules)
     verdict = _unscaled(guard, verdict)
     buffers = nonfinite_names(brain.modules.named_buffers())
+    statistics = gradient_statistics(brain.modules.named_parameters())
     steps_kept = _put_back(guard)
     bad_state = guard.recovery.snapshot.verify()
     guard.recovery.drop_last()
     if guard.any_rank(bool(bad_state)) and not guard.replaying:
-        streams = guard.transaction.random
+        streams = guard.transaction.random.held()
         guard.heal(bad_state, next_batch=True)
         streams.restore()
         return guard.transact(fit_batch, batch)
@@ -78,7 +79,7 @@ def reject(
         batch=batch,
         verdict=verdict,
         modules=brain.modules,
-        forward=lambda: _forward(guard, batch),
+        forward=lambda batch=batch: _forward(guard, batch),
         restore=guard.transaction.rollback,
         exception=error,
         gradients=gradients,
@@ -87,6 +88,7 @@ def reject(
         precision=brain.precision,
         scale=brain.scaler.get_scale() if brain.scaler.is_enabled() else None,
         label_ranges=guard.labels.ranges,
+        faithful=guard.fits_as_stock,
     )
     guard.held.open()
     with local_only(brain.modules):
@@ -104,29 +106,20 @@ def reject(
     actions = ["put back: nothing was learned from it"]
     if steps_kept:
         actions = [f"put back, but for {steps_kept} optimizer steps taken before"]
-    path = _dump(guard, batch, verdict, diagnosis, gradients, buffers)
+    path = _dump(guard, batch, verdict, diagnosis, statistics, buffers)
     actions += _quarantine(guard, diagnosis, path)
     actions += _escalate(guard)
-    guard.last_diagnosis = diagnosis
     guard.last_report = describe(
         verdict,
         diagnosis,
         place=f"batch {health.epoch_batches} of epoch {guard.epoch}",
-        utt_ids=utterance_ids(batch),
         actions=actions,
         dump=path,
+        batch=batch,
+        gradients=gradients,
     )
-    guard.incidents.append(
-        {
-            "cause": diagnosis.cause,
-            "detail": diagnosis.detail,
-            "utt_ids": list(diagnosis.utt_ids),
-            "epoch": guard.epoch,
-            "batch": health.epoch_batches,
-            "actions": actions,
-        }
-    )
-    logger.warning(guard.last_report, exc_info=None)
+    guard.note(diagnosis, actions)
+    logger.warning(guard.last_report)
     if error is not None:
         logger.info("the exception was", exc_info=error)
     health.enforce(policy, guard.last_report)
@@ -147,10 +140,7 @@ def _put_back(guard: Guard) -> int:
     brain = guard.brain
     unshielded = guard.stepped if not guard.shielded else set()
     guard.transaction.rollback()
-    if brain.scaler.is_enabled():
-        # That these gradients were unscaled is forgotten by update() alone, which
-        # would move the scale too; without it the next batch can't be unscaled.
-        brain.scaler._per_optimizer_states.clear()
+    _forget_unscaling(brain)
     if not unshielded:
         return 0
     # The first batch that steps twice: from now on there are undo copies.
@@ -158,7 +148,7 @@ def _put_back(guard: Guard) -> int:
     if guard.replaying or not guard.recovery.possible:
         return len(unshielded)
     guard.recovery.drop_last()
-    streams = guard.transaction.random
+    streams = guard.transaction.random.held()
     guard.replaying = True
     try:
         guard.recovery.replay(brain.fit_batch, next_batch=True)
@@ -167,6 +157,12 @@ def _put_back(guard: Guard) -> int:
     streams.restore()
     guard.transaction.begin()
     return 0
+
+
+def _forget_unscaling(brain: NaNSafeBrain) -> None:
+    """Let the next batch be unscaled; ``update()``, which else does, moves the scale."""
+    if brain.scaler.is_enabled():
+        brain.scaler._per_optimizer_states.clear()
 
 
 def _forward(guard: Guard, batch: Any) -> torch.Tensor:
@@ -181,7 +177,7 @@ def _dump(
     batch: Any,
     verdict: Verdict,
     diagnosis: Diagnosis,
-    gradients: list[str],
+    gradients: dict,
     buffers: list[str],
 ) -> Path | None:
     health, policy, brain = guard.health, guard.policy, guard.brain
@@ -201,12 +197,6 @@ def _dump(
         "sample_rate": hparams.get("sample_rate"),
         "label_ranges": dict(guard.labels.ranges),
         "rank": torch.distributed.get_rank() if guard.agreement is not None else 0,
-        "versions": {
-            "speechbrain_ext": __version__,
-            "speechbrain": speechbrain.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
     }
     try:
         path = write_dump(
@@ -216,7 +206,11 @@ def _dump(
             batch_index=health.epoch_batches,
             epoch=guard.epoch,
             diagnosis=diagnosis.as_dict(),
-            report={"gradients": gradients[:50], "buffers": buffers[:50]},
+            report={
+                "inputs": bad_inputs(batch),
+                "gradients": gradients,
+                "buffers": buffers[:50],
+            },
             random=guard.transaction.random.state_dict(),
             context=context,
             weights=named_state(brain.modules) if policy.dump_weights else None,
@@ -274,7 +268,7 @@ def _skip(guard: Guard, batch: Any, verdict: Verdict) -> torch.Tensor:
     brain, health = guard.brain, guard.health
     for parameter in brain.modules.parameters():
         parameter.grad = None
-    brain.scaler._per_optimizer_states.clear()
+    _forget_unscaling(brain)
     guard.recovery.drop_last()
     health.reject(explained=False)
     logger.warning(
@@ -290,7 +284,7 @@ def _skip(guard: Guard, batch: Any, verdict: Verdict) -> torch.Tensor:
             batch,
             verdict,
             Diagnosis(cause="not reproducible", detail="not looked for in mode skip"),
-            [],
+            {},
             [],
         )
     health.enforce(guard.policy, "see above")

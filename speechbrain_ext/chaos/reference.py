@@ -212,7 +212,7 @@ class ReferenceModel:
             "wav": wav,
         }
         if self.name == "speaker":
-            items["spk"] = speakers
+            items["spk"] = speakers[:, None]
         if self.batch_kind == "dict":
             return items
         rows = zip(*items.values(), strict=True)

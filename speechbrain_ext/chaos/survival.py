@@ -1,8 +1,8 @@
 """Run each fault under each guard, and compare what is left with its reference.
 
-Bit by bit. The reference of a batch fault is the run to which that batch was never delivered; that
-of a state fault is the clean run. Where stock ``speechbrain.Brain`` can run the subject,
-it makes the references; where it can't, the guard with no fault does.
+Bit by bit. The reference of a batch fault is the run to which that batch was never
+delivered; that of a state fault is the clean run. Stock makes the references where a
+clean run of ours ends with stock's bits; else ours does.
 """
 
 from __future__ import annotations
@@ -221,6 +221,11 @@ class Checks:
     left_out: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
 
+    @property
+    def sound(self) -> bool:
+        """Whether outcomes can be trusted at all."""
+        return self.repeatable and not self.rejected_clean
+
 
 class Survey:
     """All runs of one subject at one position.
@@ -389,7 +394,7 @@ class Survey:
         )
 
     def _compare_with_stock(self, row: Row, runs: dict[str, Run], fault: Fault) -> None:
-        """What a guard lets pass it has to let pass as stock does."""
+        """Hold what a guard let pass against what stock made of it."""
         stock = self.checks.reference
         if stock == OURS:
             return

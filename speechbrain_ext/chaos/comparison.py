@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import torch
 
+from speechbrain_ext.brain import NonFinitePolicy
 from speechbrain_ext.chaos.faults import optimizers_of
 
 #: torch's own registries in a module, whose content is named by other means.
@@ -60,12 +61,14 @@ def state_of(brain: Any, stage_losses: list[float] = ()) -> dict[str, Any]:
         for index, group in enumerate(optimizer.param_groups):
             options = {k: v for k, v in group.items() if k != "params"}
             state |= _flat(f"group.{title}.{index}", options)
-    state |= _flat("scaler", getattr(brain, "scaler", None) and _scaler(brain))
+    if hasattr(brain, "scaler"):
+        state |= _flat("scaler", brain.scaler.state_dict())
     for key, value in vars(brain).items():
         if key not in _NOT_STATE:
             state |= _flat(f"brain.{key}", value)
-    for key, value in vars(getattr(brain, "hparams", object())).items():
-        if isinstance(value, torch.nn.Module):
+    hparams = vars(brain.hparams) if hasattr(brain, "hparams") else {}
+    for key, value in hparams.items():
+        if isinstance(value, (torch.nn.Module, NonFinitePolicy)):
             continue
         plain = vars(value) if _is_plain_object(value) else value
         state |= _flat(f"hparams.{key}", plain)
@@ -76,10 +79,6 @@ def state_of(brain: Any, stage_losses: list[float] = ()) -> dict[str, Any]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state |= _flat("random.cuda", torch.cuda.get_rng_state_all())
     return state
-
-
-def _scaler(brain: Any) -> Mapping:
-    return brain.scaler.state_dict()
 
 
 def _is_plain_object(value: Any) -> bool:

@@ -240,7 +240,11 @@ def test_a_copy_of_a_view_does_not_bring_the_whole_storage():
 
 def test_a_copy_keeps_strides_and_gradients_and_what_can_not_be_copied():
     lock = threading.Lock()
-    batch = {"x": torch.ones(2, 3).t(), "w": torch.ones(2, requires_grad=True), "l": lock}
+    batch = {
+        "x": torch.ones(2, 3).t(),
+        "w": torch.ones(2, requires_grad=True),
+        "l": lock,
+    }
     copied = copy_batch(batch)
     assert copied["x"].stride() == (1, 3)
     assert copied["w"].requires_grad

@@ -232,12 +232,12 @@ def test_one_bit_in_any_corner_of_the_state_is_seen():
         *("parameter", "buffer", "moment", "group", "brain", "stage_loss", "random")
     }
     for name, value in state.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            continue
+        if value.numel():
             other = value.clone()
-            first = other[(0,) * other.dim()] if other.numel() else None
-            if first is None:
-                continue
-            other[(0,) * other.dim()] = torch.nextafter(first, first.new_tensor(torch.inf))
+            first = other.view(-1)[:1]
+            first.copy_(torch.nextafter(first, torch.full_like(first, torch.inf)))
             assert differences(state, state | {name: other}) == [name]
     assert differences(state, state | {"brain.born": 1}) == ["brain.born"]
     shorter = {k: v for k, v in state.items() if k != "stage_loss.0"}

@@ -164,7 +164,7 @@ def _put_back(guard: Guard) -> int:
 
 
 def _forget_unscaling(brain: NaNSafeBrain) -> None:
-    """Let the next batch be unscaled; ``update()``, which else does, moves the scale."""
+    """Let the next batch be unscaled, which ``update()`` alone would allow."""
     if brain.scaler.is_enabled():
         brain.scaler._per_optimizer_states.clear()
 

@@ -1,0 +1,6 @@
+class C:
+    unprotected = []
+
+
+def coverage(b):
+    return C

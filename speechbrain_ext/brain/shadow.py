@@ -1,0 +1,276 @@
+"""Copies of many tensors in preallocated memory, and one cheap look for NaN in them."""
+
+from __future__ import annotations
+
+import collections
+import operator
+from collections.abc import Sequence
+
+import torch
+
+#: Elements that one pass of `nonfinite_flag` looks at together.
+_SCRATCH = 1 << 16
+_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+def can_be_written(tensor: torch.Tensor) -> bool:
+    """Whether a dense copy may be put back in place; if not, nobody else can either."""
+    return (
+        not isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+        and tensor.layout is torch.strided
+        and not tensor.is_inference()
+        and not tensor.is_quantized
+        and all(s or n == 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+    )
+
+
+def is_float(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's elements can be NaN."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def zero_or_nan(values: torch.Tensor, *, masks: bool = False) -> torch.Tensor:
+    """0 where finite, NaN elsewhere; with ``masks`` also 0 where -Inf."""
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if masks:
+        values = values.clamp(min=0)
+    return values * 0.0  # 0 * inf and 0 * nan are nan, and nothing overflows
+
+
+class TensorShadow:
+    """Copies of a list of tensors in preallocated memory, one flat block per kind.
+
+    Arguments
+    ---------
+    tensors : Sequence[torch.Tensor]
+        The live tensors, any shapes, dtypes and devices. Those that can't be written
+        in place (sparse, expanded, made in inference mode) are not copied.
+    masks : bool
+        -Inf is an ordinary value of these tensors: attention masks are made of it.
+
+    Many small tensors are gathered by one ``torch.cat`` a kind, which costs a fifth
+    of as many copies. Nothing here waits for a GPU.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor] = (), *, masks: bool = False):
+        self.masks = masks
+        self._allocate(list(tensors))
+
+    def _allocate(self, tensors: list[torch.Tensor]) -> None:
+        self.live = tensors
+        self.places = [i for i, t in enumerate(tensors) if can_be_written(t)]
+        self.held = [tensors[place] for place in self.places]
+        self.layout = [self._kind(t) for t in self.held]
+        #: Indices into ``held``: gathered by kind, and those copied one by one.
+        self._groups: dict[tuple, list[int]] = {}
+        self._odd: list[int] = []
+        for index, tensor in enumerate(self.held):
+            if tensor.is_contiguous() and type(tensor) in _PLAIN_TYPES:
+                key = (tensor.dtype, tensor.device)
+                self._groups.setdefault(key, []).append(index)
+            else:
+                self._odd.append(index)
+        self.blocks = {}
+        copies = {}
+        for key, group in self._groups.items():
+            sizes = [self.held[index].numel() for index in group]
+            block = torch.empty(sum(sizes), dtype=key[0], device=key[1])
+            self.blocks[key] = block
+            for index, part in zip(group, block.split(sizes), strict=True):
+                copies[index] = part.view(self.held[index].shape)
+        for index in self._odd:
+            copies[index] = torch.empty_like(self.held[index].detach())
+        #: Copies of ``held``, in its order.
+        self.copies = [copies[index] for index in range(len(self.held))]
+        self._exempt: dict | None = None
+        self._after: TensorShadow | None = None
+        self._zeros: dict = {}
+        self._bind()
+
+    @staticmethod
+    def _kind(tensor: torch.Tensor) -> tuple:
+        return (tensor.dtype, tensor.device, tensor.shape, tensor.is_contiguous())
+
+    def _bind(self) -> None:
+        """Point at the memory in which the live tensors are now."""
+        self._gathers = [
+            ([self.held[i].detach().view(-1) for i in group], self.blocks[key])
+            for key, group in self._groups.items()
+        ]
+        self._gathered = [self.held[i] for g in self._groups.values() for i in g]
+        self._pointers = list(map(torch.Tensor.data_ptr, self._gathered))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies."""
+        return sum(copy.numel() * copy.element_size() for copy in self.copies)
+
+    def matches(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether ``tensors`` are the very objects this shadow was made for."""
+        return len(tensors) == len(self.live) and all(
+            map(operator.is_, tensors, self.live)
+        )
+
+    def follow(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Shadow these tensors from now on; in the same memory, if they fit it."""
+        if self.matches(tensors):
+            return
+        tensors = list(tensors)
+        places = [i for i, t in enumerate(tensors) if can_be_written(t)]
+        held = [tensors[place] for place in places]
+        if places != self.places or [self._kind(t) for t in held] != self.layout:
+            self._allocate(tensors)
+            return
+        self.live, self.held = tensors, held
+        self._bind()
+
+    def take(self) -> None:
+        """Copy the live tensors into the shadow."""
+        # ``buffer.data = other`` keeps the object and exchanges the memory under it.
+        if list(map(torch.Tensor.data_ptr, self._gathered)) != self._pointers:
+            if [self._kind(t) for t in self.held] == self.layout:
+                self._bind()
+            else:
+                self._allocate(self.live)
+        for parts, block in self._gathers:
+            if len(parts) == 1:
+                block.copy_(parts[0])
+            else:
+                torch.cat(parts, out=block)
+        if self._odd:
+            with torch.no_grad():
+                torch._foreach_copy_(
+                    [self.copies[i] for i in self._odd],
+                    [self.held[i] for i in self._odd],
+                )
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Copy the shadow back into the live tensors."""
+        for tensor, (dtype, device, shape, _), copy in zip(
+            self.held, self.layout, self.copies, strict=True
+        ):
+            if (tensor.dtype, tensor.device, tensor.shape) != (dtype, device, shape):
+                tensor.data = copy.clone()  # resized, or exchanged through ``.data``
+        if self.held:
+            torch._foreach_copy_(self.held, self.copies)
+
+    @torch.no_grad()
+    def spoiled_by(self, now: Sequence) -> list[torch.Tensor]:
+        """Look for elements that were finite when first taken and are not any more.
+
+        Arguments
+        ---------
+        now : Sequence
+            What stands in the places of the live tensors now.
+
+        Returns
+        -------
+        list[torch.Tensor]
+            Scalars that are 0, or NaN where there is such an element; no sync.
+        """
+        floats = {key: block for key, block in self.blocks.items() if is_float(block)}
+        if self._exempt is None:
+            self._exempt = {k: self._spoiled_already(b) for k, b in floats.items()}
+            self._float_places = [
+                self.places[i] for key in floats for i in self._groups[key]
+            ]
+            self._odd_floats = [i for i in self._odd if is_float(self.held[i])]
+        scalars = self._spoiled_one_by_one(
+            [(self.copies[i], now[self.places[i]]) for i in self._odd_floats]
+        )
+        if not floats:
+            return scalars
+        after = [now[place] for place in self._float_places]
+        if self._after is None:
+            self._after = TensorShadow([self.live[p] for p in self._float_places])
+        if not self._after.matches(after):
+            kinds = self._after.layout
+            if not all(isinstance(tensor, torch.Tensor) for tensor in after) or (
+                [self._kind(t) for t in after] != kinds
+            ):
+                copies = dict(zip(self.places, self.copies, strict=True))
+                return scalars + self._spoiled_one_by_one(
+                    [
+                        (copies[p], t)
+                        for p, t in zip(self._float_places, after, strict=True)
+                    ]
+                )
+            self._after.follow(after)
+        self._after.take()
+        if list(self._after.blocks) != list(floats) or any(
+            self._after.blocks[key].shape != block.shape
+            for key, block in floats.items()
+        ):  # a tensor became one that can't be written, or changed under ``.data``
+            copies = dict(zip(self.places, self.copies, strict=True))
+            return scalars + self._spoiled_one_by_one(
+                [(copies[p], now[p]) for p in self._float_places]
+            )
+        for key, exempt in self._exempt.items():
+            block = self._after.blocks[key]
+            if exempt is None:
+                scalars.append(self._zero_or_nan_sum(key, block))
+                continue
+            found = zero_or_nan(block, masks=self.masks)
+            scalars.append(found.masked_fill_(exempt, 0.0).sum())
+        return scalars
+
+    def _zero_or_nan_sum(self, key: tuple, block: torch.Tensor) -> torch.Tensor:
+        if block.is_complex() or block.numel() > _SCRATCH:
+            return zero_or_nan(block).sum()
+        if key not in self._zeros:
+            self._zeros[key] = torch.zeros_like(block)
+        return torch.dot(block, self._zeros[key])  # one small operation, no copy
+
+    def _spoiled_already(self, block: torch.Tensor) -> torch.Tensor | None:
+        """Mark the elements that are not finite, or return None if all are."""
+        found = zero_or_nan(block, masks=self.masks).isnan()
+        # Buffers keep their identity, so this is asked once, and it halves the cost
+        # of large codebooks; on a GPU the answer would cost a wait.
+        if not self.masks and block.device.type == "cpu" and not found.any():
+            return None
+        return found
+
+    def _spoiled_one_by_one(self, pairs: list[tuple]) -> list[torch.Tensor]:
+        """As `spoiled_by`, where a tensor was exchanged for one of another kind."""
+        scalars = []
+        for before, after in pairs:
+            if (
+                isinstance(after, torch.Tensor)
+                and after.layout is torch.strided
+                and is_float(after)
+            ):
+                spoiled = zero_or_nan(after.detach(), masks=self.masks).sum()
+                known = zero_or_nan(before, masks=self.masks).sum().isnan()
+                scalars.append(spoiled.masked_fill(known.to(spoiled.device), 0.0))
+        return scalars
+
+
+@torch.no_grad()
+def nonfinite_flag(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Look at all elements of all tensors in a few operations, without a wait.
+
+    Arguments
+    ---------
+    tensors : Sequence[torch.Tensor]
+        Dense float tensors of any kind.
+
+    Returns
+    -------
+    list[torch.Tensor]
+        Scalars of the tensors' dtypes; NaN if something is not finite, else 0.
+    """
+    groups = collections.defaultdict(list)
+    flags = []
+    for tensor in tensors:
+        if tensor.numel() > _SCRATCH or not tensor.is_contiguous():
+            flags.append(zero_or_nan(tensor).sum())
+        elif tensor.is_complex():
+            groups[(tensor.dtype, tensor.device)].append(tensor.reshape(-1))
+        else:
+            groups[(tensor.dtype, tensor.device)].append(tensor.view(-1))
+    for parts in groups.values():
+        block = torch.cat(parts)
+        flags.append(zero_or_nan(block).sum())
+    return flags

@@ -100,12 +100,16 @@ class ForwardState:
         own = [o if isinstance(o, dict) else vars(o) for o in self._owners()]
         objects, buffers, attributes = [], [], []
         nests = set()  # places of containers that belong to modules
+        spaces = []
         for module in modules:
             for name, buffer in module._buffers.items():
                 places = objects if buffer is None else buffers
                 places.append((module._buffers, name))
             space, skipped = vars(module), recomputed(module)
-            for name in module_names(module):
+            names = module_names(module)
+            if names:
+                spaces.append(space)
+            for name in names:
                 if isinstance(space[name], torch.Tensor) and name not in skipped:
                     attributes.append((space, name))
                 else:
@@ -117,9 +121,8 @@ class ForwardState:
                 (attributes if tensor else objects).append((space, name))
         buffers += self._written_parameters(modules)
         user = [module for module in modules if not is_stock(module)]
-        self._spaces = [module._buffers for module in modules if module._buffers]
-        self._spaces += [m._buffers for m in user if not m._buffers]
-        self._spaces += [vars(module) for module in modules] + own
+        #: Where something may be born: looked at for their sizes.
+        self._spaces = spaces + own + [m._buffers for m in user]
         self._spaces += [m._parameters for m in user] + [m._modules for m in user]
         self._keys = [frozenset(space.keys()) for space in self._spaces]
         self._sizes = list(map(len, self._spaces))
@@ -154,7 +157,7 @@ class ForwardState:
         return places + [
             (module._parameters, name)
             for module in modules
-            for name in module._parameters
+            for name in module._parameters.keys()
             if (id(module._parameters), name) not in known
             and self.watch.was_written(module, name)
         ]

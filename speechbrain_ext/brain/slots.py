@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import itertools
 import operator
+import types
 from collections.abc import Iterable
 
 import torch
 
 #: torch's own registries in a module: parameters, buffers and hooks.
 REGISTRIES = frozenset(vars(torch.nn.Module())) - {"training"}
+
+#: Packages beside torch whose modules are looked through for what they write.
+_LIBRARIES = ("speechbrain.nnet.", "speechbrain.lobes.")
 
 
 class Slots:
@@ -69,21 +74,69 @@ def same(values: list, others: list) -> bool:
     return len(values) == len(others) and all(map(operator.is_, values, others))
 
 
+def _codes(code: types.CodeType) -> Iterable[types.CodeType]:
+    """A function's code and that of the functions defined in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
 @functools.cache
-def _constants(kind: type) -> frozenset[str]:
-    """Names that a stock torch module sets once, in its constructor."""
-    names = set(inspect.signature(kind.__init__).parameters)
+def _written(kind: type) -> frozenset[str] | None:
+    """Names of attributes that a library's module writes after its construction.
+
+    None where that can't be told: for everybody else's modules.
+    """
+    if hasattr(kind, "cls_to_become"):  # a lazy module turns into another
+        return None
+    if not kind.__module__.startswith(("torch.nn.modules.", *_LIBRARIES)):
+        return None
+    names = set()
     for base in kind.__mro__:
-        names |= set(vars(base).get("__annotations__", ()))
+        if base is torch.nn.Module or base.__module__.startswith("torch.nn.modules."):
+            continue  # they write their registries only
+        for name, method in vars(base).items():
+            if name == "__init__" or not isinstance(method, types.FunctionType):
+                continue
+            for code in _codes(method.__code__):
+                if {"setattr", "delattr", "__dict__"} & {*code.co_names}:
+                    return None
+                names |= {
+                    step.argval
+                    for step in dis.get_instructions(code)
+                    if step.opname in ("STORE_ATTR", "DELETE_ATTR")
+                }
     return frozenset(names)
 
 
-def is_stock(module: torch.nn.Module) -> bool:
-    """Whether the module is torch's own and writes no attribute in forward."""
-    kind = type(module)
-    return kind.__module__.startswith("torch.nn.modules.") and not hasattr(
-        kind, "cls_to_become"
+@functools.cache
+def _constants(kind: type) -> frozenset[str]:
+    """Names that a module's constructors take, and that are declared."""
+    names = set()
+    for base in kind.__mro__:
+        names |= set(vars(base).get("__annotations__", ()))
+        if "__init__" in vars(base) and base is not object:
+            names |= set(inspect.signature(base.__init__).parameters)
+    return frozenset(names)
+
+
+@functools.cache
+def _reads_training(kind: type) -> bool:
+    """Whether a module's own code asks if it is in training."""
+    return any(
+        "training" in code.co_names
+        for base in kind.__mro__
+        if base not in (torch.nn.Module, object)
+        for method in vars(base).values()
+        if isinstance(method, types.FunctionType)
+        for code in _codes(method.__code__)
     )
+
+
+def is_stock(module: torch.nn.Module) -> bool:
+    """Whether the module is of torch or SpeechBrain, with all its attributes known."""
+    return _written(type(module)) is not None
 
 
 def recomputed(module: torch.nn.Module) -> set[str]:
@@ -99,23 +152,26 @@ def recomputed(module: torch.nn.Module) -> set[str]:
 def module_names(module: torch.nn.Module) -> list[str]:
     """Names of a module's own attributes that may move between two batches.
 
-    Of torch's own modules these are the numbers that a recipe may anneal (dropout,
-    momentum), ``training`` where it matters, and what was not there at construction.
+    Of modules of torch and SpeechBrain these are the attributes that their own code
+    writes, the numbers that a recipe may anneal (dropout, momentum), tensors, what no
+    constructor declares, and ``training`` where it matters.
     """
     space = vars(module)
     names = [name for name in space if name not in REGISTRIES]
-    if not is_stock(module):
+    written = _written(type(module))
+    if written is None:
         return names
-    constants = _constants(type(module))
+    constants = _constants(type(module)) - written
+    private = type(module).__module__.startswith("torch.")
     kept = [
         name
         for name in names
         if name != "training"
         and (
             isinstance(space[name], (float, torch.Tensor))
-            or (name not in constants and name[0] != "_")
+            or (name not in constants and not (private and name[0] == "_"))
         )
     ]
-    if kept or isinstance(module, (torch.nn.RNNBase, torch.nn.MultiheadAttention)):
+    if kept or written or _reads_training(type(module)):
         kept.append("training")
     return kept

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 
 from speechbrain_ext.brain.shadow import TensorShadow
@@ -12,8 +10,6 @@ from speechbrain_ext.brain.shadow import TensorShadow
 _COPIED_BYTES = 2**26
 #: Later, only version counters are compared, on every so many batches.
 _EVERY = 50
-
-_version = operator.attrgetter("_version")
 
 
 class ParameterWatch:
@@ -73,7 +69,7 @@ class ParameterWatch:
         if self._shadow is not None:
             copies = dict(zip(self._shadow.places, self._shadow.copies, strict=True))
         for index, (module, name, parameter, version) in enumerate(self._slots):
-            now = module._parameters.get(name)
+            now = dict(module._parameters.items()).get(name)
             moved = now is not parameter or now._version != version
             if not moved and index in copies:
                 moved = not torch.equal(

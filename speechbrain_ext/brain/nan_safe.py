@@ -11,7 +11,6 @@ from typing import Any
 
 import speechbrain
 import torch
-from speechbrain.utils.metric_stats import MetricStats
 
 from speechbrain_ext.brain.batches import utterance_ids
 from speechbrain_ext.brain.diagnose import bad_inputs, first_bad_module
@@ -20,6 +19,7 @@ from speechbrain_ext.brain.health import Health
 from speechbrain_ext.brain.incident import describe
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.progress import extra_progress
+from speechbrain_ext.brain.state import state_owners
 from speechbrain_ext.brain.transaction import Transaction
 from speechbrain_ext.brain.verdict import (
     RejectedBatch,
@@ -39,7 +39,7 @@ class _Guard:
     def __init__(self, brain: NaNSafeBrain, policy: NonFinitePolicy):
         self.policy = policy
         self.health = Health()
-        self.transaction = Transaction(brain.modules, lambda: _state_owners(brain))
+        self.transaction = Transaction(brain.modules, lambda: state_owners(brain))
         self.open = False
         self.judged = False
         self.loss: torch.Tensor | None = None
@@ -50,17 +50,6 @@ class _Guard:
         self.hooked: set[int] = set()
         self.hooks: list[Any] = []
         self.last_report = ""
-
-
-def _state_owners(brain: NaNSafeBrain) -> list[object]:
-    """Objects beside the modules whose numbers and lists a batch may move."""
-    owners: list[object] = [brain]
-    if hasattr(brain, "hparams"):
-        owners.append(brain.hparams)
-    owners += [v for v in vars(brain).values() if isinstance(v, MetricStats)]
-    for optimizer in brain._optimizers().values():
-        owners += optimizer.param_groups  # a hook may have set the learning rate
-    return owners
 
 
 class NaNSafeBrain(speechbrain.Brain):

@@ -72,9 +72,7 @@ class ParameterWatch:
             now = dict(module._parameters.items()).get(name)
             moved = now is not parameter or now._version != version
             if not moved and index in copies:
-                moved = not torch.equal(
-                    _bits(parameter.detach()), _bits(copies[index])
-                )
+                moved = not torch.equal(_bits(parameter.detach()), _bits(copies[index]))
             if moved:
                 self._places.add((id(module), name))
                 self.written.add(f"{type(module).__name__}.{name}")

@@ -1,0 +1,267 @@
+"""Own copies of the last batches, in memory that is used again and again."""
+
+from __future__ import annotations
+
+import collections
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy
+import torch
+
+from speechbrain_ext.brain.containers import ATOMS
+
+#: Copies keep the place of the original in a cache line: vector kernels start there.
+_LINE = 64
+#: A new chunk of memory has room for so many batches like the one that needs it.
+_BATCHES_PER_CHUNK = 4
+
+
+class _Held:
+    """Stands in a remembered batch where the tensor or array with this number was."""
+
+    __slots__ = ("number", "is_array", "needs_grad")
+
+    def __init__(self, number: int, is_array: bool, needs_grad: bool):
+        self.number, self.is_array, self.needs_grad = number, is_array, needs_grad
+
+
+def _rebuild(item: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Copy the structure of a batch; ``leaf`` gives what stands for each leaf."""
+    kind = type(item)
+    if kind in ATOMS:
+        return item
+    if kind is list or kind is tuple:
+        if ATOMS.issuperset(map(type, item)):
+            return kind(item)
+        return kind([_rebuild(part, leaf) for part in item])
+    if isinstance(item, dict):
+        made = copy.copy(item)
+        for key, part in item.items():
+            made[key] = _rebuild(part, leaf)
+        return made
+    if isinstance(item, tuple):
+        parts = [_rebuild(part, leaf) for part in item]
+        return kind(*parts) if hasattr(item, "_fields") else kind(parts)
+    if isinstance(item, collections.deque):
+        return collections.deque((_rebuild(p, leaf) for p in item), item.maxlen)
+    if isinstance(item, list):
+        made = copy.copy(item)
+        made[:] = [_rebuild(part, leaf) for part in item]
+        return made
+    if hasattr(item, "_PaddedBatch__keys") or hasattr(kind, "__dataclass_fields__"):
+        made = copy.copy(item)
+        for name, part in vars(item).items():
+            object.__setattr__(made, name, _rebuild(part, leaf))
+        return made
+    return leaf(item)
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    """Elements from the first to the last one of a strided tensor; 0 if it wastes.
+
+    Copies keep odd strides, since a kernel may add up in another order for others;
+    but not those of a small piece of a large tensor, or of an expanded one.
+    """
+    strides = tensor.stride()
+    steps = zip(tensor.shape, strides, strict=True)
+    extent = 1 + sum((size - 1) * stride for size, stride in steps)
+    return 0 if 0 in strides or extent > 2 * tensor.numel() else extent
+
+
+def _need(tensor: torch.Tensor) -> int:
+    """Bytes that a copy needs, with room to place it in its cache line."""
+    size = tensor.nbytes
+    if not tensor.is_contiguous():
+        size = max(size, _extent(tensor) * tensor.element_size())
+    return size + 2 * _LINE
+
+
+def _copy_into(memory: torch.Tensor, start: int, tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor behind ``start`` bytes of a chunk of memory."""
+    address = memory.data_ptr()
+    start += -(address + start) % _LINE
+    start += tensor.data_ptr() % _LINE // 16 * 16  # the widest element has 16 bytes
+    extent = 0 if tensor.is_contiguous() else _extent(tensor)
+    if extent:
+        size = extent * tensor.element_size()
+        flat = memory[start : start + size].view(tensor.dtype)
+        view = flat.as_strided(tensor.shape, tensor.stride())
+    else:
+        flat = memory[start : start + tensor.nbytes].view(tensor.dtype)
+        view = flat.view(tensor.shape)
+    return view.copy_(tensor)
+
+
+class Journal:
+    """Copies of the batches since the last snapshot, to be replayed after it.
+
+    A batch may be a PaddedBatch, a mapping, a tuple, a list, a dataclass, nested in
+    any way, with tensors, arrays, numbers and texts; any other object is deep-copied.
+    Copies stay on the device of the original. Memory is used again after `clear`, so
+    that a steady run allocates nothing.
+
+    Arguments
+    ---------
+    max_bytes : int
+        Most memory for tensors and arrays, bytes, over all devices (>= 0).
+
+    Raises
+    ------
+    ValueError
+        If ``max_bytes`` is negative.
+
+    Example
+    -------
+    >>> journal = Journal(max_bytes=10_000)
+    >>> batch = {"id": ["a"], "x": torch.ones(2)}
+    >>> journal.record(batch)
+    True
+    >>> _ = batch["x"].zero_()
+    >>> [copied["x"] for copied in journal]
+    [tensor([1., 1.])]
+    """
+
+    def __init__(self, max_bytes: int):
+        if max_bytes < 0:
+            raise ValueError(
+                f"Journal: max_bytes must be >= 0, got {max_bytes}; 0 records nothing"
+            )
+        self.max_bytes = max_bytes
+        self._chunks: dict[torch.device, list[torch.Tensor]] = {}
+        #: Per device: chunk in use, and bytes used of it.
+        self._ends: dict[torch.device, tuple[int, int]] = {}
+        self._entries: list[tuple[Any, list[torch.Tensor], dict]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held, used or not."""
+        return sum(c.numel() for chunks in self._chunks.values() for c in chunks)
+
+    def fits(self, batch: Any) -> bool:
+        """Whether this batch can be recorded beside those already here."""
+        return self._plan(self._leaves(batch)[1]) is not None
+
+    def _leaves(self, batch: Any) -> tuple[Any, list[torch.Tensor]]:
+        """Take a batch apart: its structure, and its tensors in order."""
+        tensors: list[torch.Tensor] = []
+        numbers: dict[int, _Held] = {}
+
+        def leaf(item: Any) -> Any:
+            if id(item) in numbers:  # the same tensor twice stays the same tensor
+                return numbers[id(item)]
+            is_array = isinstance(item, numpy.ndarray)
+            if is_array:
+                tensor = _as_tensor(item)
+                if tensor is None:
+                    return copy.deepcopy(item)
+            elif not isinstance(item, torch.Tensor):
+                return copy.deepcopy(item)
+            elif item.layout is not torch.strided or item.is_quantized:
+                return item.detach().clone()
+            else:
+                tensor = item.detach()
+            held = _Held(len(tensors), is_array, not is_array and item.requires_grad)
+            tensors.append(tensor)
+            numbers[id(item)] = held
+            return held
+
+        return _rebuild(batch, leaf), tensors
+
+    def _plan(self, tensors: list[torch.Tensor]) -> dict | None:
+        """Find room on each device: ``{device: (chunk, start, bytes)}``, or None."""
+        needs: dict[torch.device, int] = {}
+        for tensor in tensors:
+            needs[tensor.device] = needs.get(tensor.device, 0) + _need(tensor)
+        places, new = {}, 0
+        for device, need in needs.items():
+            chunk, used = self._ends.get(device, (0, 0))
+            chunks = self._chunks.get(device, [])
+            while chunk < len(chunks) and chunks[chunk].numel() - used < need:
+                chunk, used = chunk + 1, 0
+            if chunk == len(chunks):
+                new += need
+            places[device] = (chunk, used, need)
+        return None if self.nbytes + new > self.max_bytes else places
+
+    def record(self, batch: Any) -> bool:
+        """Keep a copy of a batch.
+
+        Returns
+        -------
+        bool
+            False, and nothing kept, if it does not fit into ``max_bytes``.
+        """
+        structure, tensors = self._leaves(batch)
+        places = self._plan(tensors)
+        if places is None:
+            return False
+        ends = dict(self._ends)
+        memory = {}
+        for device, (index, used, need) in places.items():
+            chunks = self._chunks.setdefault(device, [])
+            if index == len(chunks):
+                room = self.max_bytes - self.nbytes
+                size = max(need, min(need * _BATCHES_PER_CHUNK, room))
+                chunks.append(torch.empty(size, dtype=torch.uint8, device=device))
+            memory[device] = [chunks[index], used]
+            self._ends[device] = (index, used + need)
+        copies = []
+        for tensor in tensors:
+            place = memory[tensor.device]
+            copies.append(_copy_into(*place, tensor))
+            place[1] += _need(tensor)
+        self._entries.append((structure, copies, ends))
+        return True
+
+    def drop_last(self) -> None:
+        """Forget the batch recorded last (it was rejected).
+
+        Raises
+        ------
+        IndexError
+            If there is none.
+        """
+        if not self._entries:
+            raise IndexError("Journal: no batch recorded; drop_last() follows record()")
+        self._ends = self._entries.pop()[-1]
+
+    def clear(self) -> None:
+        """Forget all batches; the memory stays for the next ones."""
+        self._entries.clear()
+        self._ends = {}
+
+    def __iter__(self) -> Iterator[Any]:
+        """Fresh copies of the batches, in order; they may be changed."""
+        for structure, copies, _ in list(self._entries):
+            fresh = [_twin(tensor) for tensor in copies]
+
+            def leaf(item: Any, fresh=fresh) -> Any:
+                if not isinstance(item, _Held):
+                    return copy.deepcopy(item)
+                tensor = fresh[item.number]
+                if item.is_array:
+                    return tensor.numpy()
+                return tensor.requires_grad_() if item.needs_grad else tensor
+
+            yield _rebuild(structure, leaf)
+
+
+def _as_tensor(array: numpy.ndarray) -> torch.Tensor | None:
+    """View an array as a tensor, or return None where torch has no such type."""
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = array.copy()
+    try:
+        return torch.from_numpy(array)
+    except (TypeError, ValueError):
+        return None
+
+
+def _twin(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor with its strides and its place in a cache line."""
+    memory = torch.empty(_need(tensor), dtype=torch.uint8, device=tensor.device)
+    return _copy_into(memory, 0, tensor)

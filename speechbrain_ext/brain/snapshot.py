@@ -1,0 +1,211 @@
+"""All state of a run in memory: verified, taken at a commit point, put back whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from speechbrain_ext.brain.containers import CONTAINERS, ContainerMemory
+from speechbrain_ext.brain.shadow import is_float, nonfinite_flag, zero_or_nan
+from speechbrain_ext.brain.slots import module_names
+from speechbrain_ext.brain.streams import RandomStreams
+from speechbrain_ext.brain.transaction import Gradients
+
+
+class StateSnapshot:
+    """Everything a later batch could feel, in preallocated memory.
+
+    Parameters, buffers, attributes of modules, optimizers with all their state, owners
+    and further recoverables (schedulers, GradScaler, epoch counters) at any depth of
+    containers, gradients inside an accumulation window, and the random streams.
+
+    Arguments
+    ---------
+    modules : torch.nn.Module
+        All trained modules.
+    optimizers : Callable[[], Mapping[str, torch.optim.Optimizer]]
+        Gives the optimizers; asked again each time.
+    owners : Callable[[], Iterable[object]]
+        Gives objects or dicts whose attributes belong to the state (`state_owners`).
+    extra : Callable[[], Iterable[object]]
+        Gives further recoverables: put back by their attributes, and those without
+        any by ``state_dict`` and ``load_state_dict``.
+
+    Limits: one snapshot is held; the memory is that of parameters, moments and
+    buffers once more. Other objects than those given are put back as the same objects.
+
+    Example
+    -------
+    >>> net = torch.nn.Linear(1, 1, bias=False)
+    >>> snapshot = StateSnapshot(net)
+    >>> snapshot.take()
+    >>> before = net.weight.item()
+    >>> _ = torch.nn.init.constant_(net.weight, torch.nan)
+    >>> snapshot.verify()
+    ['weight']
+    >>> snapshot.restore()
+    >>> net.weight.item() == before
+    True
+    """
+
+    def __init__(
+        self,
+        modules: torch.nn.Module,
+        optimizers: Callable[[], Mapping[str, torch.optim.Optimizer]] = dict,
+        owners: Callable[[], Iterable[object]] = tuple,
+        extra: Callable[[], Iterable[object]] = tuple,
+    ):
+        self._modules = modules
+        self._optimizers = optimizers
+        self._owners = owners
+        self._extra = extra
+        self._memory = ContainerMemory(through_modules=True)
+        self._gradients = Gradients()
+        self._streams = RandomStreams()
+        self._opaque: list[tuple[Any, Any]] = []
+        #: Of buffers and attributes, by name: elements that were never finite.
+        self._exempt: dict[tuple[str, str], torch.Tensor] | None = None
+        self.taken = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors held."""
+        return self._memory.nbytes + self._gradients.nbytes
+
+    @torch.no_grad()
+    def verify(self) -> list[str]:
+        """Look whether the live state is finite; one transfer from the device.
+
+        Returns
+        -------
+        list[str]
+            Names of the tensors that are not, [] if all is well. -Inf in plain
+            attributes, and what buffers and attributes held from the start, is well.
+        """
+        held = list(self._named_tensors())
+        if self._exempt is None:
+            self._exempt = {}
+            for prefix, name, tensor, kind in held:
+                if kind in ("buffer", "attribute"):
+                    bad = zero_or_nan(tensor).isnan()
+                    if bad.any():
+                        self._exempt[prefix, name] = bad
+        fused, flags = [], []
+        for prefix, name, tensor, kind in held:
+            if kind == "attribute" or (prefix, name) in self._exempt:
+                flags.append(self._flag(prefix, name, tensor, kind))
+            else:
+                fused.append(tensor)
+        flags += nonfinite_flag(fused)
+        if not flags:
+            return []
+        device = flags[0].device
+        total = torch.stack([flag.float().to(device) for flag in flags]).sum()
+        if torch.isfinite(total):
+            return []
+        return [
+            f"{prefix}{name}"
+            for prefix, name, tensor, kind in held
+            if not torch.isfinite(self._flag(prefix, name, tensor, kind))
+        ]
+
+    def _flag(self, prefix, name, tensor, kind) -> torch.Tensor:
+        """0 if this tensor is as it may be, else NaN."""
+        found = zero_or_nan(tensor, masks=kind == "attribute")
+        exempt = self._exempt.get((prefix, name))
+        if exempt is not None and exempt.shape == found.shape:
+            found = found.masked_fill(exempt, 0.0)
+        return found.sum()
+
+    def _named_tensors(self) -> Iterator[tuple[str, str, torch.Tensor, str]]:
+        """All dense float tensors of the state: prefix, name, tensor, kind."""
+        names = {}
+        for prefix, module in self._modules.named_modules():
+            prefix = prefix + "." if prefix else ""
+            for name, parameter in module._parameters.items():
+                names[id(parameter)] = prefix + name
+                if _can_be_read(parameter):
+                    kind = "parameter" if parameter.requires_grad else "buffer"
+                    yield prefix, name, parameter, kind
+            for name, buffer in module._buffers.items():
+                if _can_be_read(buffer):
+                    yield prefix, name, buffer, "buffer"
+            for name in module_names(module):
+                for tensor in _tensors_in(vars(module)[name]):
+                    yield prefix, name, tensor, "attribute"
+        for which, optimizer in self._optimizers().items():
+            for parameter, moments in optimizer.state.items():
+                owner = names.get(id(parameter), "a parameter")
+                if not isinstance(moments, dict):
+                    continue
+                for name, value in moments.items():
+                    for tensor in _tensors_in(value):
+                        yield f"{which}: ", f"{name} of {owner}", tensor, "moment"
+        for owner in self._owners():
+            space = owner if isinstance(owner, dict) else vars(owner)
+            for name, value in space.items():
+                if _can_be_read(value):
+                    yield "", str(name), value, "attribute"
+
+    def take(self) -> None:
+        """Remember the whole state, whatever it holds: `verify` first."""
+        roots = [self._modules, *self._optimizers().values()]
+        roots += [o if isinstance(o, dict) else vars(o) for o in self._owners()]
+        self._opaque = []
+        for item in self._extra():
+            if hasattr(item, "__dict__"):
+                roots.append(vars(item))
+            elif hasattr(item, "state_dict") and hasattr(item, "load_state_dict"):
+                self._opaque.append((item, item.state_dict()))
+            else:
+                raise TypeError(
+                    f"StateSnapshot: {type(item).__name__} has neither attributes nor "
+                    "state_dict() and load_state_dict(); leave it out of extra"
+                )
+        self._memory.take(roots)
+        parameters = [*self._modules.parameters()]
+        for optimizer in self._optimizers().values():
+            for group in optimizer.param_groups:
+                parameters += group["params"]
+        self._gradients.take(list(dict.fromkeys(parameters)))
+        self._streams.take()
+        self.taken = True
+
+    def restore(self) -> None:
+        """Put the whole state back, bit for bit.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was taken yet.
+        """
+        if not self.taken:
+            raise RuntimeError("StateSnapshot: nothing taken yet; call take() first")
+        self._memory.restore()
+        self._gradients.restore()
+        for item, state in self._opaque:
+            item.load_state_dict(state)
+        self._streams.restore()
+
+
+def _can_be_read(value: Any) -> bool:
+    """Whether a value is a dense float tensor."""
+    return (
+        isinstance(value, torch.Tensor)
+        and not isinstance(value, torch.nn.parameter.UninitializedTensorMixin)
+        and value.layout is torch.strided
+        and is_float(value)
+    )
+
+
+def _tensors_in(value: Any) -> list[torch.Tensor]:
+    """Dense float tensors in an attribute, at any depth of containers."""
+    if isinstance(value, torch.Tensor):
+        found = [value]
+    elif isinstance(value, (tuple, *CONTAINERS)):
+        found = ContainerMemory().walk([value])[1]
+    else:
+        return []
+    return [tensor for tensor in found if _can_be_read(tensor)]

@@ -18,7 +18,7 @@ from speechbrain_ext.brain.containers import (
     ContainerMemory,
 )
 from speechbrain_ext.brain.shadow import can_be_written
-from speechbrain_ext.brain.slots import REGISTRIES, is_stock
+from speechbrain_ext.brain.slots import module_names
 from speechbrain_ext.brain.state import (
     optimizers_of,
     registered,
@@ -194,11 +194,8 @@ def _of_module(place: str, module: torch.nn.Module) -> Iterator[str]:
     for name, buffer in module._buffers.items():
         if buffer is not None and not _can_be_copied(buffer):
             yield f"{place}.{name}: {_why_not(buffer)}"
-    if is_stock(module):
-        return
-    for name, value in vars(module).items():
-        if name in REGISTRIES:
-            continue
+    for name in module_names(module):
+        value = vars(module)[name]
         if isinstance(value, torch.Tensor) and not _can_be_copied(value):
             yield f"{place}.{name}: {_why_not(value)}"
         elif isinstance(value, CONTAINERS) or isinstance(value, tuple):
@@ -211,9 +208,8 @@ def _of_module(place: str, module: torch.nn.Module) -> Iterator[str]:
 
 
 def _notes_of_module(place: str, module: torch.nn.Module) -> Iterator[str]:
-    for name, value in vars(module).items():
-        if name in REGISTRIES or is_stock(module):
-            continue
+    for name in module_names(module):
+        value = vars(module)[name]
         if isinstance(value, dict) and len(value) > LONG_DICT:
             yield (
                 f"{place}.{name}: a table of {len(value)} entries; those added are "

@@ -45,7 +45,7 @@ class Gradients:
         """
         self._parameters, self._grads = parameters, list(map(_grad, parameters))
         if all(map(operator.is_, self._grads, itertools.repeat(None))):
-            self._shadow.follow(())
+            self._shadow.release()
             return
         self._shadow.follow([grad for grad in self._grads if grad is not None])
         self._shadow.take()

@@ -15,7 +15,7 @@ from speechbrain_ext.files import write_json, write_text
 #: Modules of this package with a ``measure(repeats) -> dict``.
 BENCHMARKS = tuple(
     name
-    for name in ("quantizer", "stft")
+    for name in ("guard", "quantizer", "stft")
     if importlib.util.find_spec(f"speechbrain_ext.bench.{name}")
 )
 
@@ -101,8 +101,9 @@ def as_markdown(report: dict) -> str:
     ]
     for result in report["results"].values():
         lines += ["", f"## {result['title']}", "", result["setting"] + ".", ""]
-        lines += _comparison_table(result["comparisons"])
-        lines += ["", *_subject_table(result["subjects"])]
+        if result["comparisons"]:
+            lines += [*_comparison_table(result["comparisons"]), ""]
+        lines += _subject_table(result["subjects"])
     return "\n".join(lines) + "\n"
 
 
@@ -121,7 +122,7 @@ def _comparison_table(comparisons: list[dict]) -> list[str]:
 
 
 def _subject_table(subjects: dict[str, dict]) -> list[str]:
-    """Columns: milliseconds, then whatever other numbers the subjects have."""
+    """Columns: milliseconds, then whatever other numbers or spreads there are."""
     others = [key for key in next(iter(subjects.values())) if key != "milliseconds"]
     heads = ["", "ms", "quartiles", *(_heading(key) for key in others)]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -131,10 +132,17 @@ def _subject_table(subjects: dict[str, dict]) -> list[str]:
             name,
             f"{ms['median']:.1f}",
             f"{ms['lower_quartile']:.1f} - {ms['upper_quartile']:.1f}",
-            *(str(subject[key]) for key in others),
+            *(_cell(subject[key]) for key in others),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _cell(value: float | dict) -> str:
+    """Write a number, or the median of a spread with its quartiles."""
+    if not isinstance(value, dict):
+        return str(value)
+    return "{median} ({lower_quartile} - {upper_quartile})".format_map(value)
 
 
 def _heading(key: str) -> str:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import functools
-import logging
-import math
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import speechbrain
 import torch
 
-from speechbrain_ext.brain.batches import utterance_ids
-from speechbrain_ext.brain.diagnose import bad_inputs, first_bad_module
-from speechbrain_ext.brain.dump import write_dump
-from speechbrain_ext.brain.health import Health
-from speechbrain_ext.brain.incident import describe
+from speechbrain_ext.brain.evaluation import Evaluation
+from speechbrain_ext.brain.guard import Guard
+from speechbrain_ext.brain.health import Health, module_counts
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.progress import extra_progress
 from speechbrain_ext.brain.state import state_owners
@@ -60,18 +53,22 @@ class NaNSafeBrain(speechbrain.Brain):
     put back: parameters, gradients, optimizer moments, BatchNorm and codebook
     buffers, statistics in plain attributes, counters and random streams are as if the
     batch had never been delivered. It is dumped to ``debug_nan``, reported with its
-    utterances and the first bad layer, and the run goes on until a limit of the
-    policy says that the fault is systematic.
+    utterances, the first bad layer and what to do about it, and the run goes on until
+    a limit of the policy says that the fault is systematic. Where the state was
+    corrupted and not the batch, the run goes back to a verified snapshot in memory
+    and learns the batches since again.
 
     Arguments
     ---------
     modules, opt_class, hparams, run_opts, checkpointer
         As for ``speechbrain.Brain``. ``hparams["nan_guard"]`` may hold a
-        `NonFinitePolicy`; without it the defaults hold.
+        `NonFinitePolicy`; without it the defaults hold. A stock checkpointer is given
+        the guarantees of `VerifiedCheckpointer`.
 
     The verdict is taken before clipping from loss, gradient norm of *all* groups and
-    all buffers. It covers ``fit_batch`` as stock has it; an override that steps more
-    than once in a batch keeps the steps before the rejected one, and says so.
+    all buffers, and stands around ``fit_batch`` whoever overrides it: a batch that
+    steps several optimizers in turn is undone as a whole. `health` has the counts,
+    `incidents` what happened, ``coverage(brain)`` what can't be put back.
 
     Modules with ``commit_statistics()`` (`ResidualVectorQuantizer`) learn from a batch
     only when it commits.
@@ -93,6 +90,8 @@ class NaNSafeBrain(speechbrain.Brain):
     >>> brain.fit(range(1), [good, bad, good])
     >>> brain.health.rejected, torch.isfinite(brain.modules.net.weight).all().item()
     (1, True)
+    >>> brain.incidents[0]["cause"]
+    'input non-finite'
     """
 
     def __init__(
@@ -113,21 +112,52 @@ class NaNSafeBrain(speechbrain.Brain):
                 f"{type(policy).__name__}; in YAML: "
                 "nan_guard: !new:speechbrain_ext.brain.NonFinitePolicy"
             )
-        self._epoch = 0
-        self._guard = _Guard(self, policy)
+        self._policy = policy
+        self._guard = Guard(self, policy)
+        self._evaluation = Evaluation(self)
+        if self.checkpointer is not None and self.is_guarded:
+            self.checkpointer.add_recoverable(
+                "nan_guard", GuardRecord(self._guard), optional_load=True
+            )
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        # Recipes override fit_batch freely; the transaction stands around whatever
-        # they wrote, and their own super().fit_batch() joins the open one. The method
-        # may also come from a mixin that stands before NaNSafeBrain.
-        if not getattr(cls.fit_batch, "is_transaction", False):
-            cls.fit_batch = _transactional(cls.fit_batch)
+        # Recipes override these freely; the guard stands around whatever they wrote,
+        # and their own super() calls join what is open. A method may also come from a
+        # mixin that stands before NaNSafeBrain.
+        for name, guarded in _GUARDED.items():
+            method = getattr(cls, name)
+            if not getattr(method, "is_guarded", False):
+                setattr(cls, name, guarded(method))
+
+    # -- what a user reads -------------------------------------------------------
+
+    @property
+    def is_guarded(self) -> bool:
+        """False with ``nan_guard.mode`` off: this is stock SpeechBrain then."""
+        return self._policy.mode != "off"
 
     @property
     def health(self) -> Health:
         """Counts of committed and rejected batches of this run."""
         return self._guard.health
+
+    @property
+    def incidents(self) -> list[dict]:
+        """What happened, newest last: cause, detail, utt_ids, epoch, batch, actions."""
+        return self._guard.incidents
+
+    def health_items(self) -> dict[str, float]:
+        """Return the epoch's health for a log: the guard's counts and the modules'.
+
+        Returns
+        -------
+        dict
+            ``rejected``, ``replayed``, ``spikes``, ``backoffs``, ``masked``,
+            ``guard_seconds``, and what modules count in ``health_counts()`` (clamp
+            saturations, dead codes).
+        """
+        return {**self.health.epoch, **module_counts(self.modules.modules())}
 
     def progress_items(self) -> dict[str, float | str]:
         """Return what the training bar shows beside the loss; override to add.
@@ -141,6 +171,8 @@ class NaNSafeBrain(speechbrain.Brain):
         rejected = self.health.epoch_rejected
         return {"rejected": rejected} if rejected else {}
 
+    # -- a run -------------------------------------------------------------------
+
     def fit(self, *args, **kwargs):
         """Train, as ``speechbrain.Brain.fit``.
 
@@ -149,26 +181,30 @@ class NaNSafeBrain(speechbrain.Brain):
         DivergenceError
             If a limit of the policy is passed; the last good checkpoint is kept.
         """
+        if not self.is_guarded:
+            return super().fit(*args, **kwargs)
         staged = [m for m in self.modules.modules() if hasattr(m, "commit_statistics")]
         before = [module.statistics_mode for module in staged]
         for module in staged:
             module.statistics_mode = "step"
         try:
+            self._guard.start()
             return super().fit(*args, **kwargs)
         finally:
             for module, mode in zip(staged, before, strict=True):
                 module.statistics_mode = mode
-            for hook in self._guard.hooks:
-                hook.remove()
-            self._guard.hooks.clear()
-            self._guard.hooked.clear()
+            self._guard.stop()
 
     def _fit_train(self, train_set, epoch, enable):
-        self._guard.transaction.forward_state.forget_plan()
-        self.health.start_epoch(self.step)
-        self._epoch = epoch
         with extra_progress(self.progress_items):
+            if self.is_guarded:
+                self._guard.start_epoch(epoch)
             super()._fit_train(train_set, epoch, enable)
+
+    def _save_intra_epoch_ckpt(self):
+        if self.is_guarded:
+            self._guard.verify_before_save()
+        super()._save_intra_epoch_ckpt()
 
     def fit_batch(self, batch):
         """Fit one batch as a transaction.
@@ -179,15 +215,27 @@ class NaNSafeBrain(speechbrain.Brain):
             The detached loss, a scalar on CPU; NaN if the batch was rejected, which
             then does not count as a step.
         """
-        return super().fit_batch(batch)
+        safer = self._guard.safer
+        if not safer.on:
+            return super().fit_batch(batch)
+        stock = self.training_ctx
+        self.training_ctx = safer.context(stock, self.device_type)
+        try:
+            return super().fit_batch(batch)
+        finally:
+            self.training_ctx = stock
 
     def check_loss_isfinite(self, loss):
         """Keep the loss for the verdict (stock counts, and steps all the same)."""
-        self._guard.loss = loss.detach()
-        self._guard.loss_is_scaled = True
+        if not self.is_guarded:
+            return super().check_loss_isfinite(loss)
+        return self._guard.check_loss(loss)
 
     def optimizers_step(self):
         """Take the verdict, then step as stock does: unscale, clip, step, zero."""
+        if not self.is_guarded:
+            super().optimizers_step()
+            return
         if self.optimizers_dict is not None:
             optimizers = self.freeze_optimizers(self.optimizers_dict)
         elif self.opt_class is not None:
@@ -196,7 +244,7 @@ class NaNSafeBrain(speechbrain.Brain):
             return
         for optimizer in optimizers.values():
             self.scaler.unscale_(optimizer)
-        norms = self._judge(optimizers)
+        norms = self._guard.judge(optimizers)
         self._clip(optimizers, norms)
         if not self.scaler.is_enabled() and self.skip_nonfinite_grads:
             self.check_gradients()
@@ -209,7 +257,7 @@ class NaNSafeBrain(speechbrain.Brain):
 
     def _clip(self, optimizers, norms) -> None:
         """Clip with the norms that the verdict already has."""
-        if self._guard.policy.clip_scope == "all" and norms:
+        if self._policy.clip_scope == "all" and norms:
             parameters = [
                 p
                 for optimizer in optimizers.values()
@@ -226,169 +274,35 @@ class NaNSafeBrain(speechbrain.Brain):
                 norms[name, 0],
             )
 
-    def _judge(self, optimizers, *, stepping: bool = True) -> dict:
-        """Judge the open batch; unwind to its transaction if it is bad."""
-        guard = self._guard
-        norms = group_norms(optimizers)
-        if not guard.open:  # a hook of the recipe steps outside any batch
-            return norms
-        guard.judged = True
-        guard.cleared = set(map(id, optimizers.values()))
-        loss = guard.loss
-        if loss is None:
-            loss = torch.zeros((), device=self.device)
-        distributed = torch.distributed.is_available()
-        verdict = judge(
-            loss,
-            norms.values(),
-            guard.transaction.forward_state.probe(),
-            agree=distributed and torch.distributed.is_initialized(),
-        )
-        if verdict.cause == "gradient" and self.scaler.is_enabled():
-            # The scaler's own business: it skips the step and lowers the scale.
-            if self.scaler.get_scale() > 1.0:
-                self.health.scaler_backoffs += stepping
-                return norms
-        if not verdict.accepted:
-            raise RejectedBatch(verdict)
-        return norms
+    # -- validation and test -----------------------------------------------------
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        if self.optimizers_dict is not None:
-            return self.optimizers_dict
-        optimizer = getattr(self, "optimizer", None)
-        return {} if optimizer is None else {"optimizer": optimizer}
+    def _fit_valid(self, valid_set, epoch, enable):
+        if self.is_guarded:
+            self._guard.heal_tensors()
+        with self._evaluation:
+            super()._fit_valid(valid_set, epoch, enable)
 
-    def _hook_optimizers(self) -> None:
-        """Judge also where a recipe calls ``optimizer.step()`` by itself."""
-        guard = self._guard
-        for name, optimizer in self._optimizers().items():
-            if id(optimizer) in guard.hooked:
-                continue
-            guard.hooked.add(id(optimizer))
+    def evaluate(self, *args, **kwargs):
+        """Evaluate, as ``speechbrain.Brain.evaluate``.
 
-            def judge_first(optimizer, args, kwargs, name=name):
-                if not guard.open:
-                    return
-                if id(optimizer) not in guard.cleared:
-                    self._judge({name: optimizer})
-                guard.cleared.discard(id(optimizer))
-                guard.num_steps += 1
+        Returns
+        -------
+        float
+            Mean loss of the batches whose loss is finite; NaN if there is none. Those
+            left out are named in the log and counted in ``health.left_out``.
+        """
+        with self._evaluation:
+            return super().evaluate(*args, **kwargs)
 
-            guard.hooks.append(optimizer.register_step_pre_hook(judge_first))
+    def update_average(self, loss, avg_loss):
+        """Update a running mean with one loss; see ``speechbrain.Brain``.
 
-    def _transact(self, fit_batch, batch):
-        """Run ``fit_batch(batch)``; commit it, or put everything back."""
-        guard = self._guard
-        self._hook_optimizers()
-        accumulating = self.grad_accumulation_factor > 1
-        guard.transaction.begin()
-        guard.open, guard.judged = True, False
-        guard.loss, guard.loss_is_scaled = None, False
-        guard.cleared, guard.num_steps = set(), 0
-        steps_before = self.optimizer_step
-        self.health.epoch_batches += 1
-        try:
-            loss = fit_batch(batch)
-            if not guard.judged:  # a micro-batch inside an accumulation window
-                if guard.loss is None:
-                    guard.loss = loss.to(self.device)
-                self._judge(self._optimizers(), stepping=False)
-        except RejectedBatch as rejected:
-            guard.open = False
-            self._reject(batch, rejected.verdict)
-            return torch.tensor(math.nan)
-        finally:
-            guard.open = False
-        stepped = guard.num_steps or self.optimizer_step > steps_before
-        if stepped or not accumulating:
-            self._commit_statistics()
-        self.health.count(rejected=False)
-        return loss
-
-    def _commit_statistics(self) -> None:
-        for module in self.modules.modules():
-            if hasattr(module, "commit_statistics"):
-                module.commit_statistics()
-
-    def _reject(self, batch, verdict: Verdict) -> None:
-        """Gather evidence, put everything back, report, and look at the limits."""
-        guard, health = self._guard, self.health
-        verdict, gradients = explain_norm(verdict, self.modules)
-        if guard.loss_is_scaled:
-            loss = verdict.loss * self.grad_accumulation_factor
-            verdict = replace(verdict, loss=loss / self.scaler.get_scale())
-        buffers = nonfinite_names(self.modules.named_buffers())
-        before = guard.transaction.random.torch_cpu
-        guard.transaction.rollback()
-        if self.scaler.is_enabled():
-            # That these gradients were unscaled is forgotten by update() alone, which
-            # would move the scale too; without it the next batch can't be unscaled.
-            self.scaler._per_optimizer_states.clear()
-        module = first_bad_module(
-            self.modules, lambda: self._forward_for_diagnosis(batch)
-        )
-        guard.transaction.forward_state.restore()
-        guard.transaction.random.restore()
-        # _fit_train has counted it already; a rejected batch is not a step.
-        self.step -= 1
-        report = {
-            "precision": self.precision,
-            "inputs": bad_inputs(batch),
-            "first_bad_module": module,
-            "gradients": gradients[:50],
-            "buffers": buffers[:50],
-        }
-        health.count(rejected=True)
-        path = self._dump(batch, verdict, report, before)
-        guard.last_report = describe(
-            verdict,
-            report,
-            utt_ids=utterance_ids(batch),
-            place=f"batch {health.epoch_batches} of epoch {self._epoch}",
-            steps_kept=guard.num_steps,
-            dump=path,
-        )
-        logger.warning(guard.last_report)
-        health.enforce(guard.policy, guard.last_report)
-
-    def _forward_for_diagnosis(self, batch) -> None:
-        with self.training_ctx:
-            outputs = self.compute_forward(batch, speechbrain.Stage.TRAIN)
-            self.compute_objectives(outputs, batch, speechbrain.Stage.TRAIN)
-
-    def _dump_folder(self) -> Path | None:
-        policy = self._guard.policy
-        if policy.dump_folder is not None:
-            return Path(policy.dump_folder)
-        if self.checkpointer is not None:
-            checkpoints = Path(self.checkpointer.checkpoints_dir)
-            if hasattr(self.checkpointer, "tempdir"):  # debug mode leaves nothing
-                return checkpoints / "debug_nan"
-            return checkpoints.parent / "debug_nan"
-        return None
-
-    def _dump(self, batch, verdict, report, random_before) -> Path | None:
-        health, policy = self.health, self._guard.policy
-        folder = self._dump_folder()
-        if folder is None or health.dumps >= policy.max_dumps:
-            return None
-        try:
-            path = write_dump(
-                folder,
-                batch,
-                verdict,
-                batch_index=health.epoch_batches,
-                epoch=self._epoch,
-                report=report,
-                random_before=random_before,
-                max_megabytes=policy.max_dump_megabytes,
-            )
-        except Exception as error:  # a full disk, or an odd batch, must not end the run
-            logger.warning("the rejected batch could not be dumped: %s", error)
-            return None
-        health.dumps += 1
-        return path
+        In validation and test a non-finite loss is left out of the mean, and a mean of
+        nothing is NaN, never 0.
+        """
+        if self.is_guarded and self._evaluation.running:
+            return self._evaluation.update_average(loss, avg_loss)
+        return super().update_average(loss, avg_loss)
 
 
 def _transactional(fit_batch):
@@ -396,12 +310,57 @@ def _transactional(fit_batch):
 
     @functools.wraps(fit_batch)
     def wrapper(self, batch):
-        if self._guard.open:
+        guard = self._guard
+        if guard.open or not self.is_guarded:
             return fit_batch(self, batch)
-        return self._transact(functools.partial(fit_batch, self), batch)
+        return guard.transact(functools.partial(fit_batch, self), batch)
 
-    wrapper.is_transaction = True
+    wrapper.is_guarded = True
     return wrapper
 
 
-NaNSafeBrain.fit_batch = _transactional(NaNSafeBrain.fit_batch)
+def _watched(evaluate_batch):
+    """Wrap one class's ``evaluate_batch``: what is not finite is named, left out."""
+
+    @functools.wraps(evaluate_batch)
+    def wrapper(self, batch, stage):
+        evaluation = self._evaluation
+        if evaluation.open or not self.is_guarded:
+            return evaluate_batch(self, batch, stage)
+        return evaluation.watch(
+            functools.partial(evaluate_batch, self, stage=stage), batch, stage
+        )
+
+    wrapper.is_guarded = True
+    return wrapper
+
+
+def _verified(on_stage_end):
+    """Wrap one class's ``on_stage_end``: only a verified state ends an epoch."""
+
+    @functools.wraps(on_stage_end)
+    def wrapper(self, stage, stage_loss, epoch=None):
+        guard = self._guard
+        if stage == speechbrain.Stage.TRAIN and self.is_guarded and not guard.ending:
+            guard.ending = True
+            try:
+                if guard.end_epoch():
+                    stage_loss = self.avg_train_loss
+                return on_stage_end(self, stage, stage_loss, epoch)
+            finally:
+                guard.ending = False
+        return on_stage_end(self, stage, stage_loss, epoch)
+
+    wrapper.is_guarded = True
+    return wrapper
+
+
+#: methods of the Brain that a recipe may override, and what stands around them
+_GUARDED = {
+    "fit_batch": _transactional,
+    "evaluate_batch": _watched,
+    "on_stage_end": _verified,
+}
+NaNSafeBrain.stock_fit_batch = NaNSafeBrain.fit_batch
+for _name, _guarded in _GUARDED.items():
+    setattr(NaNSafeBrain, _name, _guarded(getattr(NaNSafeBrain, _name)))

@@ -109,7 +109,7 @@ class NonFinitePolicy:
     max_reject_rate: float = 0.25
     min_batches_for_rate: int = 40
     max_first_exceptions: int = 3
-    max_backoffs: int = 8
+    max_backoffs: int = 16
     spike: str = "observe"
     spike_warmup: int = 100
     spike_window: int = 200

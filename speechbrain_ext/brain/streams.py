@@ -109,6 +109,13 @@ class RandomStreams:
         if torch.cuda.is_initialized():
             self.torch_cuda = torch.cuda.get_rng_state_all()
 
+    def held(self) -> RandomStreams:
+        """Return a copy that keeps what was last taken; it shares the states."""
+        other = RandomStreams()
+        other.torch_cpu, other.torch_cuda = self.torch_cpu, self.torch_cuda
+        other.python, other._numpy.state = self.python, self._numpy.state
+        return other
+
     def restore(self) -> None:
         """Put all streams back where they were."""
         torch.set_rng_state(self.torch_cpu)

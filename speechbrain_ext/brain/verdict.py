@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,14 +18,20 @@ class Verdict:
     cause : str
         ``"accepted"``, ``"loss"`` (non-finite loss), ``"gradient"`` (a gradient holds
         NaN or Inf), ``"norm overflow"`` (finite gradients whose norm is not),
-        ``"buffer"`` (forward left a non-finite buffer), ``"other rank"``.
+        ``"buffer"`` (forward left a non-finite buffer), ``"spike"`` (finite, but far
+        above what was usual), ``"exception"``, ``"label"`` (out of range),
+        ``"state"`` (weights or moments were corrupted before the batch came),
+        ``"other rank"``.
     loss, grad_norm : float
-        As computed, non-finite values included.
+        As computed, non-finite values included; NaN where there was none.
+    spike : bool
+        Whether loss or norm is above the limits, whatever is done about it.
     """
 
     cause: str
-    loss: float
-    grad_norm: float
+    loss: float = math.nan
+    grad_norm: float = math.nan
+    spike: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -68,6 +74,8 @@ def judge(
     norms: Iterable[torch.Tensor],
     probe: torch.Tensor | None,
     *,
+    limits: tuple[float, float] = (math.inf, math.inf),
+    reject_spikes: bool = False,
     agree: bool = False,
 ) -> Verdict:
     """Judge one batch with a single transfer from the device.
@@ -80,6 +88,10 @@ def judge(
         Gradient norms of all groups, scalars.
     probe : torch.Tensor or None
         0 if all buffers are finite, else NaN (`ForwardState.probe`).
+    limits : tuple[float, float]
+        Loss and total norm above which the batch is a spike.
+    reject_spikes : bool
+        Whether a spike is a bad batch.
     agree : bool
         Take the same verdict on all ranks of the default process group.
 
@@ -96,26 +108,31 @@ def judge(
         total = torch.linalg.vector_norm(torch.stack(norms))
     clean = loss.new_zeros((), dtype=torch.float32) if probe is None else probe
     values = torch.stack([loss.detach().float().reshape(()), total, clean.to(device)])
-    bad_elsewhere = False
     if agree:
-        flag = (~torch.isfinite(values).all()).float().reshape(1)
+        # Decided on the device, so that the flag needs no transfer of its own. Of what
+        # this rank alone has seen: gradients are everybody's already.
+        bad = ~torch.isfinite(values[0] + values[2])
+        if reject_spikes:
+            bad = bad | (values[0] > limits[0])
+        flag = bad.float().reshape(1)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         values = torch.cat([values, flag])
     numbers = values.tolist()
     loss_value, norm_value, clean_value = numbers[:3]
-    if agree:
-        bad_elsewhere = numbers[3] > 0
+    spike = loss_value > limits[0] or norm_value > limits[1]
     if not math.isfinite(loss_value):
         cause = "loss"
     elif not math.isfinite(clean_value):  # forward comes before backward
         cause = "buffer"
+    elif agree and numbers[3] > 0 and not (reject_spikes and loss_value > limits[0]):
+        cause = "other rank"
     elif not math.isfinite(norm_value):
         cause = "gradient"
-    elif bad_elsewhere:
-        cause = "other rank"
+    elif spike and reject_spikes:
+        cause = "spike"
     else:
         cause = "accepted"
-    return Verdict(cause, loss_value, norm_value)
+    return Verdict(cause, loss_value, norm_value, spike)
 
 
 @torch.no_grad()
@@ -144,5 +161,5 @@ def explain_norm(verdict: Verdict, modules: torch.nn.Module) -> tuple[Verdict, l
     """
     names = nonfinite_names((n, p.grad) for n, p in modules.named_parameters())
     if verdict.cause == "gradient" and not names:
-        verdict = Verdict("norm overflow", verdict.loss, verdict.grad_norm)
+        verdict = replace(verdict, cause="norm overflow")
     return verdict, names

@@ -39,12 +39,15 @@ class Override:
         The value as typed; None for a bare flag or where ``value`` holds it.
     value : Any
         A Python value (from a preset or a dict); True for a bare flag.
+    factor : float or None
+        From a preset: the recipe's number is multiplied by it.
     """
 
     name: str
     where: Where
     text: str | None = None
     value: Any = None
+    factor: float | None = None
 
     @property
     def label(self) -> str:

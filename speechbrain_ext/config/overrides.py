@@ -137,6 +137,8 @@ def _value(override: Override, key: Any, current: Node, resolver: Resolver) -> A
     given, text = override.value, override.text
     try:
         known = _current(key, current, resolver)
+        if override.factor is not None:
+            return _multiplied(known, override.factor)
         if text is not None:
             if isinstance(known, str):
                 refuse_tags(text)
@@ -167,6 +169,13 @@ def _current(key: Any, node: Node, resolver: Resolver) -> Any:
     if found.kind == "node":
         raise ValueError("is a section")
     return found.value
+
+
+def _multiplied(known: Any, factor: float) -> int | float:
+    """Multiply a recipe's number; a whole one stays whole, and at least 1."""
+    if isinstance(known, bool) or not isinstance(known, (int, float)):
+        raise ValueError(f"only a number can be multiplied, the recipe has {known!r}")
+    return max(1, int(known * factor)) if isinstance(known, int) else known * factor
 
 
 def refuse_tags(text: str) -> None:

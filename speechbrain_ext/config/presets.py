@@ -3,11 +3,13 @@
 A preset is a mapping of dotted keys to plain values (``training.batch_size: 8``; nested
 mappings mean the same). It may hold SpeechBrain's run options too. A key that the
 recipe does not have is an error that names it, as on the command line: a preset that
-half applies would not be what its name says.
+half applies would not be what its name says. ``learning_rate: "* 0.5"`` multiplies the
+number that the recipe has, so that one preset serves recipes of different sizes.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from .command_line import Override
@@ -15,6 +17,8 @@ from .faults import COMMAND_LINE, Faults, Where, did_you_mean, shown
 from .include import PROJECT
 from .source import read_source
 from .tree import Node, dotted, walk
+
+_FACTOR = re.compile(r"\*\s*(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
 
 
 def read_presets(names, root: Path, faults: Faults) -> list[Override]:
@@ -75,6 +79,9 @@ def _read(path: Path, faults: Faults) -> list[Override]:
                 node.where,
                 f"{dotted(keys)}: a preset holds plain scalars and lists of them",
             )
+        elif node.kind == "scalar" and (found := _FACTOR.fullmatch(str(node.value))):
+            factor = float(found[1])
+            overrides.append(Override(dotted(keys), node.where, factor=factor))
         elif node.kind == "scalar":
             text = node.text if node.tag == "" and not node.quoted else None
             overrides.append(Override(dotted(keys), node.where, text, node.value))

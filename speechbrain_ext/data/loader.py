@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import SaveableDataLoader
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from torch.utils.data import Dataset, Sampler
 
 from speechbrain_ext.data.manifest import ManifestError, Utterance
 from speechbrain_ext.data.sampler import Crop, CropSampler
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import write_json
 
 
 class LostAudioError(ManifestError):
@@ -90,24 +99,91 @@ class EpochCrops(Sampler):
     """A torch sampler over the crops of the current epoch, a share for each rank.
 
     ``set_epoch`` is called by ``Brain.fit`` when this is the Brain's
-    ``train_sampler``; an epoch's crops do not depend on anything that happened before.
+    ``train_sampler``; an epoch's crops depend on nothing that happened before, except
+    for which utterances were in quarantine when it began.
+
+    Attributes
+    ----------
+    left_out : frozenset of str
+        Utterances that the current epoch goes without; fixed when it began.
     """
 
     def __init__(self, crops: CropSampler, rank: int = 0, world_size: int = 1):
         self.crops = crops
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self.left_out: frozenset[str] = frozenset()
+        self._quarantined: frozenset[str] = frozenset()
+        self._resumed: frozenset[str] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration goes through."""
         self.epoch = epoch
+        if self._resumed is None:
+            self.left_out = self._quarantined
+        else:
+            self.left_out, self._resumed = self._resumed, None
+
+    def set_quarantined(self, utt_ids: frozenset[str]) -> None:
+        """Leave utterances out from the next ``set_epoch`` on; see `QuarantineAware`.
+
+        Raises
+        ------
+        WorkError
+            If no utterance would be left.
+        """
+        self.crops.remaining(utt_ids)
+        self._quarantined = frozenset(utt_ids).intersection(self.crops.num_samples)
+
+    def resume_without(self, utt_ids: frozenset[str]) -> None:
+        """Let the next epoch, an interrupted one, go without what it began without."""
+        self._resumed = utt_ids
 
     def __len__(self) -> int:
         return len(self.crops) // self.world_size
 
     def __iter__(self) -> Iterator[Crop]:
-        mine = self.crops.crops(self.epoch)[self.rank :: self.world_size]
-        return iter(mine[: len(self)])
+        crops = self.crops.crops(self.epoch, self.left_out)
+        return iter(crops[self.rank :: self.world_size][: len(self)])
+
+
+@register_checkpoint_hooks
+class CropLoader(SaveableDataLoader):
+    """A loader over `EpochCrops` that resumes within an epoch, quarantine or not.
+
+    Its checkpoint is that of ``SaveableDataLoader``. If the epoch goes without some
+    utterances, these stand beside it in ``<name>.left_out.json``, so that the rest of
+    the epoch is the same after an interruption.
+    """
+
+    @mark_as_saver
+    def _save_with_quarantine(self, path):
+        self._speechbrain_save(path)
+        if self.sampler.left_out:
+            write_json(_left_out_file(path), sorted(self.sampler.left_out))
+
+    @mark_as_loader
+    def _load_with_quarantine(self, path, end_of_epoch):
+        self._speechbrain_load(path, end_of_epoch)
+        if self._speechbrain_recovery_skip_to is not None and not end_of_epoch:
+            self.sampler.resume_without(_read_left_out(_left_out_file(path)))
+
+
+def _left_out_file(path: str | Path) -> Path:
+    # Not .ckpt: stock SpeechBrain would take it for an object of its own.
+    return Path(path).with_suffix(".left_out.json")
+
+
+def _read_left_out(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: can't be read as a list of utterances ({error}); the epoch can't "
+            f"be resumed.\n  Next: remove the checkpoint: rm -r {path.parent}"
+        ) from error
 
 
 def crop_loader(
@@ -120,7 +196,7 @@ def crop_loader(
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
-) -> SaveableDataLoader:
+) -> CropLoader:
     """Training batches of equal crops; its sampler is an `EpochCrops`.
 
     Arguments
@@ -138,12 +214,12 @@ def crop_loader(
 
     Returns
     -------
-    SaveableDataLoader
+    CropLoader
         Yields PaddedBatch with ``id`` (list of str) and ``wav``
         ([batch, crop_samples]).
     """
     crops = CropSampler(utterances, crop_samples, crops_per_epoch, seed)
-    return SaveableDataLoader(
+    return CropLoader(
         CropDataset(utterances, crop_samples),
         sampler=EpochCrops(crops, rank, world_size),
         batch_size=batch_size,

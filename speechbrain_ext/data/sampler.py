@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from speechbrain_ext.data.manifest import Utterance
+from speechbrain_ext.errors import WorkError
 
 
 def _digest(*key: object) -> bytes:
@@ -124,19 +125,56 @@ class CropSampler:
         """Return the number of crops in an epoch."""
         return self.crops_per_epoch
 
-    def crops(self, epoch: int) -> list[Crop]:
-        """Return the crops of one epoch; a pure function of the arguments."""
-        total = sum(self.num_samples.values())
+    def crops(self, epoch: int, without: Collection[str] = ()) -> list[Crop]:
+        """Return the crops of one epoch; a pure function of the arguments.
+
+        Arguments
+        ---------
+        epoch : int
+            Counted from any number.
+        without : Collection[str]
+            Utterances to leave out, such as those in quarantine: the crops are those
+            of a manifest that never held them. Unknown ids are passed over.
+
+        Returns
+        -------
+        list of Crop
+            As many as ever, ``crops_per_epoch``.
+
+        Raises
+        ------
+        WorkError
+            If no utterance is left.
+        """
+        lengths = self.remaining(without)
         # Up to here each utterance has at least num_samples * horizon - 1 arrivals,
         # which sums to crops_per_epoch.
-        horizon = (self.crops_per_epoch + len(self.num_samples)) / total
+        horizon = (self.crops_per_epoch + len(lengths)) / sum(lengths.values())
         arrivals = (
             arrival
-            for utt_id, length in self.num_samples.items()
+            for utt_id, length in lengths.items()
             for arrival in self._arrivals(utt_id, length, horizon, epoch)
         )
         first = heapq.nsmallest(self.crops_per_epoch, arrivals)
         return [Crop(utt_id, start) for _, utt_id, start in first]
+
+    def remaining(self, without: Collection[str]) -> dict[str, int]:
+        """Return utt_id -> length in samples of the utterances that are left.
+
+        Raises
+        ------
+        WorkError
+            If that is none.
+        """
+        left = {u: n for u, n in self.num_samples.items() if u not in without}
+        if not left:
+            raise WorkError(
+                f"CropSampler: all {len(self.num_samples)} utterances of the train "
+                "manifest are in quarantine; nothing is left to train on.\n"
+                "  Next: see the reasons in quarantine.json beside debug_nan, mend the "
+                "files and take them back: --nan_guard.keep_quarantined=true"
+            )
+        return left
 
     def _arrivals(self, utt_id: str, length: int, horizon: float, epoch: int):
         last_start = max(length - self.crop_samples, 0)

@@ -169,6 +169,10 @@ class ReconstructionLoss(nn.Module):
         #: how often a term stood above the limit in training; a health figure, no state
         self.register_buffer("saturations", torch.zeros((), dtype=torch.int64), False)
 
+    def health_counts(self) -> dict[str, int]:
+        """Return how many terms hit their limit since `saturations` was zeroed."""
+        return {"saturations": int(self.saturations)}
+
     def forward(
         self, prediction: torch.Tensor, target: torch.Tensor
     ) -> ReconstructionResult:

@@ -12,6 +12,9 @@ from torch import nn
 
 from speechbrain_ext.quantization.ranks import is_distributed
 
+#: A code with less than this share of its stage's mean count is called dead in logs,
+#: also where none is revived.
+_HARDLY_USED = 0.01
 #: Most codes of one stage that are revived at a time. It bounds the candidate rows
 #: kept per stage, hence memory and the cost of a transaction's copy.
 MAX_REVIVED = 256
@@ -254,6 +257,15 @@ class CodebookBank(nn.Module):
         scale = torch.where(first, total / held, 1.0)
         self.ema_counts.mul_(scale[:, None])
         self.ema_sums.mul_(scale[:, None, None])
+
+    def health_counts(self) -> dict[str, int]:
+        """Return how many codes are hardly used, and how many were revived so far."""
+        least = max(self.dead_threshold, _HARDLY_USED)
+        mean = self.ema_counts.mean(1, keepdim=True)
+        return {
+            "dead_codes": int((self.ema_counts < least * mean).sum()),
+            "revived": int(self.revived.sum()),
+        }
 
     def _revive(self, active: torch.Tensor) -> None:
         """Give dead codes a row of the batch: codebook, count and sum alike."""

@@ -18,9 +18,11 @@ from speechbrain_ext.files import write_text
 from speechbrain_ext.report.results import METRICS, system_folder
 from speechbrain_ext.report.tables import (
     LABELS,
+    LEFT_OUT_NOTE,
     RATE_NOTE,
     Table,
     condition_rows,
+    left_out_table,
     margin_table,
     score_table,
 )
@@ -50,6 +52,7 @@ thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85re
 th:first-child, td:first-child { text-align: left; }
 tr.ours td { background: var(--tint); } tr.ours td:first-child { color: var(--ours);
   font-weight: 700; }
+.text th, .text td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
 .conditions td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
 .conditions td:first-child { color: var(--soft); width: 11rem; }
 img { display: block; width: 100%; height: auto; background: #fff; border-radius: 9px; }
@@ -104,6 +107,7 @@ def render_html(
     parts += [_picture(path) for path in plots]
     parts += [
         _players(results, Path(folder)),
+        _left_out(results),
         "<h2>Command</h2>",
         f"<div class=card><pre>{escape(results['command'])}</pre></div>",
         "<h2>Conditions</h2><div class=card><table class=conditions>",
@@ -140,8 +144,19 @@ def _table(table: Table) -> str:
         for cells, ours in zip(table.rows, table.ours, strict=True)
     )
     return (
-        f"<div class=card><table><thead><tr>{head}</tr></thead>"
+        f"<div class=card><table{'' if table.numeric else ' class=text'}>"
+        f"<thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _left_out(results: dict[str, Any]) -> str:
+    table = left_out_table(results)
+    if not table:
+        return ""
+    return (
+        f"<h2>{escape(table.title)}</h2>{_table(table)}"
+        f"<p>{escape(LEFT_OUT_NOTE.replace('`', ''))}</p>"
     )
 
 

@@ -40,7 +40,7 @@ _STYLE = {
 
 
 @contextmanager
-def _figure(
+def open_figure(
     path: str | os.PathLike, width: float, height: float, dpi: int = 150
 ) -> Iterator[Figure]:
     """Open a figure that is written to ``path`` at the end, without any window."""
@@ -67,7 +67,7 @@ def plot_rate_distortion(
     metrics : sequence of str
         Metrics to show. A panel without any figure says so.
     """
-    with _figure(path, 5.2 * len(metrics), 4.2) as figure:
+    with open_figure(path, 5.2 * len(metrics), 4.2) as figure:
         rates = [system["kbps"] for system in results["systems"]]
         for axes, metric in zip(
             figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
@@ -155,7 +155,7 @@ def plot_spectrograms(
     }
     top = next(iter(levels.values())).max()
     duration = (stop - start) / sample_rate
-    with _figure(path, 9, 0.6 + 1.75 * len(wavs), dpi=100) as figure:
+    with open_figure(path, 9, 0.6 + 1.75 * len(wavs), dpi=100) as figure:
         panels = figure.subplots(len(wavs), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (title, level) in zip(panels, levels.items(), strict=True):
             image = axes.imshow(
@@ -200,7 +200,7 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
         ("training loss", losses, "upper right"),
         ("SNR on the valid files, dB", snrs, "lower right"),
     ]
-    with _figure(path, 10.4, 4.2) as figure:
+    with open_figure(path, 10.4, 4.2) as figure:
         for axes, (title, curves, corner) in zip(
             figure.subplots(1, 2), panels, strict=True
         ):

@@ -12,12 +12,14 @@ RESULTS.md, plots and report.html are generated from it and never typed. Its sha
                   "rate_kind": "nominal" or "measured payload",
                   "mean": what mean_scores says of the files,
                   "files": [{"utt_id", **what score_pair says}, ...]}, ...],
-     "health": {"rejected_files": int, "rejected_batches": int, ...}}
+     "health": {"rejected_files": int, "rejected_batches": int, ...},
+     "left_out": [{"utt_id", "reason", "cause", "epoch", "batch", "dump"}, ...]}
 
 A figure that could not be measured is ``null`` with its reason in ``not_measured``. A
 condition that is not known is ``null``. Wherever there is an SNR there is a PESQ, or
 the reason why not, beside it: SNR alone flatters a waveform codec. The means are
-checked against the files when read, so an edited figure is found.
+checked against the files when read, so an edited figure is found. ``left_out`` names
+the train utterances in quarantine and is absent where there are none.
 
 The waveforms lie beside it, in ``reconstructions/<folder>/<utt_id>.wav``, the originals
 in the folder ``reference``; `system_folder` names the others.
@@ -143,6 +145,7 @@ def find_problems(results: Any) -> list[str]:
     systems = results["systems"]
     if not isinstance(systems, list) or not systems:
         return [*problems, "systems: must be a list with at least one entry"]
+    problems += _left_out_problems(results.get("left_out", []))
     for index, system in enumerate(systems):
         where = f"systems[{index}]"
         try:
@@ -150,6 +153,16 @@ def find_problems(results: Any) -> list[str]:
         except (KeyError, TypeError, AttributeError) as error:
             problems.append(f"{where}: {type(error).__name__} {error}")
     return problems
+
+
+def _left_out_problems(left_out: Any) -> list[str]:
+    if not isinstance(left_out, list):
+        return [f"left_out: must be a list, is {type(left_out).__name__}"]
+    return [
+        f"left_out[{index}]: must have utt_id, reason and dump"
+        for index, entry in enumerate(left_out)
+        if not isinstance(entry, dict) or not {"utt_id", "reason", "dump"} <= set(entry)
+    ]
 
 
 def _system_problems(system: dict[str, Any]) -> list[str]:

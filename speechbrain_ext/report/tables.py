@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from speechbrain_ext.report.results import METRICS, margins_over_opus
@@ -33,6 +34,8 @@ class Table:
         Which rows are ours.
     notes : list of str
         Footnotes; the first has the number 1.
+    numeric : bool
+        Whether all cells but the first of a row are figures, which stand at the right.
     """
 
     title: str
@@ -40,6 +43,7 @@ class Table:
     rows: list[list[str]]
     ours: list[bool]
     notes: list[str]
+    numeric: bool = True
 
 
 def _metrics_shown(results: dict[str, Any]) -> list[str]:
@@ -130,6 +134,33 @@ def margin_table(results: dict[str, Any]) -> Table | None:
     )
 
 
+def left_out_table(results: dict[str, Any]) -> Table | None:
+    """Train utterances in quarantine with their reasons; None if there are none."""
+    left_out = results.get("left_out")
+    if not left_out:
+        return None
+    keys = ("utt_id", "reason", "cause", "epoch", "batch", "dump")
+    rows = [
+        ["" if entry.get(key) is None else str(entry[key]) for key in keys]
+        for entry in left_out
+    ]
+    return Table(
+        f"Left out of training: {len(rows)}",
+        ["utterance", *keys[1:]],
+        rows,
+        [False] * len(rows),
+        [],
+        numeric=False,
+    )
+
+
+LEFT_OUT_NOTE = (
+    "These utterances made a batch non-finite and are in quarantine: masked at once, "
+    "not drawn from the next epoch on. Dumps lie in the experiment's folder; "
+    "`speechbrain-ext analyze-nan` reads them."
+)
+
+
 def plain(value: Any) -> str:
     """Write a condition as text: numbers short, mappings and lists flat."""
     if value is None:
@@ -187,8 +218,11 @@ def render_markdown(results: dict[str, Any]) -> str:
                 parts.append(
                     "\n".join(f"[{i}] {note}." for i, note in enumerate(table.notes, 1))
                 )
+    parts.append(RATE_NOTE)
+    left_out = left_out_table(results)
+    if left_out:
+        parts += [f"## {left_out.title}", _markdown_table(left_out), LEFT_OUT_NOTE]
     parts += [
-        RATE_NOTE,
         "## Command",
         f"```\n{results['command']}\n```",
         "## Conditions",
@@ -208,9 +242,10 @@ def _escaped(text: str) -> str:
 
 
 def _markdown_table(table: Table) -> str:
+    width = len(table.headings)
     lines = [
         "| " + " | ".join(table.headings) + " |",
-        "|---" + "|---:" * (len(table.headings) - 1) + "|",
+        "|---" + ("|---:" if table.numeric else "|---") * (width - 1) + "|",
     ]
     for cells, ours in zip(table.rows, table.ours, strict=True):
         cells = [f"**{cell}**" if ours else cell for cell in map(_escaped, cells)]
@@ -242,3 +277,7 @@ def print_results(results: dict[str, Any], console: Console | None = None) -> No
         console.print(shown)
         for number, note in enumerate(table.notes, 1):
             console.print(f"\\[{number}] {note}")
+    left_out = left_out_table(results)
+    if left_out:
+        names = escape(", ".join(row[0] for row in left_out.rows))
+        console.print(f"{left_out.title} ({names}); reasons are in RESULTS.md")

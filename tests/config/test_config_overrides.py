@@ -195,6 +195,25 @@ def test_preset_comes_between_yaml_and_command_line(project, load):
     assert load(presets=["hparams/presets/safe.yaml"]).hparams["steps"] == 7
 
 
+def test_preset_multiplies_the_number_that_the_recipe_has(project, load):
+    project.preset("half", 'steps: "* 0.5"\nlearning_rate: "* 0.5"')
+    plain = load().hparams
+    half = load(presets=["half"]).hparams
+    assert half["learning_rate"] == plain["learning_rate"] * 0.5
+    assert half["steps"] == max(1, plain["steps"] // 2)
+    assert type(half["steps"]) is int
+    assert load(presets=["half", "half"]).hparams["learning_rate"] == (
+        plain["learning_rate"] * 0.25
+    )
+
+
+def test_preset_multiplies_numbers_only(project, load, lines):
+    project.preset("half", 'tag: "* 0.5"')
+    with pytest.raises(ConfigError) as caught:
+        load(presets=["half"])
+    assert "only a number can be multiplied" in lines(caught)[0]
+
+
 def test_preset_key_that_does_not_fit_is_an_error_with_its_line(project, load, lines):
     project.preset(
         "safe", "seed: 2\nlernin_rate: 1\nbag: !new:os.system []\nsteps: x\n"

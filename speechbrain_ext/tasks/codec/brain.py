@@ -12,8 +12,7 @@ from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 
-from speechbrain_ext.brain import DivergenceError, NaNSafeBrain
-from speechbrain_ext.brain.verdict import nonfinite_names
+from speechbrain_ext.brain import NaNSafeBrain
 from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.report.doctor import examine, render
 
@@ -214,10 +213,7 @@ class CodecBrain(NaNSafeBrain):
         if stage == Stage.TRAIN:
             count = max(1, self.term_count)
             self.train_stats = {n: float(x) / count for n, x in self.term_sums.items()}
-            self.train_stats["recon_saturations"] = int(
-                self.modules.reconstruction.saturations
-            )
-            self.train_stats["rejected"] = self.health.epoch_rejected
+            self.train_stats |= self.health_items()
             seconds = time.monotonic() - self.stage_started + self.seconds_before
             self.train_stats["seconds"], self.seconds_before = seconds, 0.0
             if epoch % self.hparams.test_interval and epoch != self.num_epochs:
@@ -230,30 +226,12 @@ class CodecBrain(NaNSafeBrain):
             }
             snr = sum(stats.values()) / len(stats)
             self._log(epoch, {"snr": snr, **stats, "nonfinite": self.valid_rejected})
-            self._save_checkpoint(epoch, snr if math.isfinite(snr) else -math.inf)
+            # The guarded checkpointer verifies the state, and a NaN is never the best.
+            self.checkpointer.save_and_keep_only(
+                meta={"snr": snr, "epoch": epoch}, max_keys=["snr"]
+            )
 
     def _log(self, epoch, valid_stats) -> None:
         meta = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
         for train_logger in self.hparams.train_loggers:
             train_logger.log_stats(meta, self.train_stats or None, valid_stats)
-
-    def _save_checkpoint(self, epoch: int, snr: float) -> None:
-        """Write a checkpoint, but never one whose state is not finite."""
-        moments = (
-            (f"optimizer.{i}.{name}", value)
-            for i, state in enumerate(self.optimizer.state.values())
-            for name, value in state.items()
-            if isinstance(value, torch.Tensor)
-        )
-        bad = nonfinite_names(self.modules.state_dict().items())
-        bad += nonfinite_names(moments)
-        if bad:
-            raise DivergenceError(
-                f"epoch {epoch}: the state itself is not finite ({len(bad)} tensors, "
-                f"first {bad[0]}), so no checkpoint was written; the last good one is "
-                "kept.\n  Next: the same command resumes from it."
-            )
-        # On all ranks: the checkpointer itself writes on one and makes others wait.
-        self.checkpointer.save_and_keep_only(
-            meta={"snr": snr, "epoch": epoch}, max_keys=["snr"]
-        )

@@ -18,6 +18,8 @@ import torch
 from rich.progress import Progress
 from speechbrain.utils.checkpoints import Checkpointer
 
+from speechbrain_ext.brain.policy import NonFinitePolicy
+from speechbrain_ext.brain.quarantine_file import quarantine_path, quarantine_table
 from speechbrain_ext.config import Recipe, load_recipe
 from speechbrain_ext.data.audio import save_audio
 from speechbrain_ext.data.loader import read_samples
@@ -67,6 +69,8 @@ def evaluate(
         is not there.
     ManifestError
         If the manifest or one of its files is missing or changed.
+    QuarantineError
+        If the experiment's list of utterances in quarantine is broken.
     """
     started = time.monotonic()
     folder = Path(experiment)
@@ -80,6 +84,7 @@ def evaluate(
     hparams = recipe.hparams
     sample_rate = hparams["sample_rate"]
     utterances = manifest_at(str(test_manifest), sample_rate)
+    left_out = utterances_left_out(recipe, folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     codec = hparams["modules"]["codec"].to(device).eval()
@@ -124,7 +129,8 @@ def evaluate(
             | {"evaluate_seconds": round(time.monotonic() - started, 1)},
             "systems": systems,
             "health": health(folder, Path(test_manifest).parent),
-        },
+        }
+        | ({"left_out": left_out} if left_out else {}),
     )
 
 
@@ -269,6 +275,13 @@ def own_command(folder: Path) -> str:
             # Run from its own folder, so what lies below needs no absolute path.
             return command.replace(f"{folder.resolve().parent.parent}/", "")
     return f"python recipes/codec/evaluate.py {folder}"
+
+
+def utterances_left_out(recipe: Recipe, folder: Path) -> list[dict]:
+    """List the train utterances in quarantine; see `quarantine_table`."""
+    policy = recipe.hparams.get("nan_guard") or NonFinitePolicy()
+    debug_folder = policy.dump_folder or folder / "debug_nan"
+    return quarantine_table(quarantine_path(policy, debug_folder))
 
 
 def health(folder: Path, datadir: Path) -> dict:

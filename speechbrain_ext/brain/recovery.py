@@ -1,0 +1,152 @@
+"""When the state and not the batch is bad: back to a snapshot, and learn again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from speechbrain_ext.brain.journal import Journal
+from speechbrain_ext.brain.policy import NonFinitePolicy
+from speechbrain_ext.brain.snapshot import StateSnapshot
+from speechbrain_ext.brain.streams import RandomStreams
+from speechbrain_ext.brain.transaction import Gradients
+
+if TYPE_CHECKING:
+    from speechbrain_ext.brain.nan_safe import NaNSafeBrain
+
+logger = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Verified snapshots in memory, and own copies of the batches since the last one.
+
+    A snapshot is taken at the start of a batch, before forward. Learning the recorded
+    batches again from there, each with the random streams that it had, gives the bits
+    of a run in which nothing went wrong.
+
+    Arguments
+    ---------
+    brain : NaNSafeBrain
+        Its counters and averages are part of what goes back.
+    policy : NonFinitePolicy
+        ``snapshot_every`` (0: nothing is kept) and ``journal_megabytes``.
+    snapshot : StateSnapshot
+        Of everything that the Brain learns.
+    """
+
+    def __init__(
+        self, brain: NaNSafeBrain, policy: NonFinitePolicy, snapshot: StateSnapshot
+    ):
+        self._brain = brain
+        self.every = policy.snapshot_every if policy.mode == "transaction" else 0
+        self.snapshot = snapshot
+        #: of the micro-batches before the snapshot, inside an accumulation window
+        self._gradients = Gradients()
+        self.journal = Journal(int(policy.journal_megabytes * 1e6))
+        self._streams: list[RandomStreams] = []
+        self._told_about_memory = False
+        #: False while recorded batches are learned again: they are recorded already
+        self.recording = self.every > 0
+        self._recorded = False
+
+    def due(self, batch: Any) -> bool:
+        """Whether a snapshot has to be taken before this batch."""
+        if not self.recording:
+            return False
+        if not self.snapshot.taken or len(self.journal) >= self.every:
+            return True
+        if self.journal.fits(batch):
+            return False
+        if not self._told_about_memory:
+            self._told_about_memory = True
+            logger.warning(
+                "nan_guard: %d batches do not fit into journal_megabytes; a snapshot "
+                "is taken every %d steps instead of every %d (raise journal_megabytes, "
+                "or lower snapshot_every)",
+                self.every,
+                len(self.journal),
+                self.every,
+            )
+        return True
+
+    def take(self) -> None:
+        """Take a snapshot of the live state, which the caller has verified."""
+        self.snapshot.take()
+        self._gradients.take(list(self._brain.modules.parameters()))
+        self.journal.clear()
+        self._streams.clear()
+
+    def _restore(self) -> None:
+        self.snapshot.restore()
+        self._gradients.restore()
+
+    def forget(self) -> None:
+        """Take the next snapshot before the next batch (a new epoch begins)."""
+        self.snapshot.taken = False
+        self.journal.clear()
+        self._streams.clear()
+
+    def record(self, batch: Any, streams: RandomStreams) -> None:
+        """Copy a batch and the streams as they are before its forward."""
+        self._recorded = False
+        if self.recording and self.snapshot.taken and self.journal.fits(batch):
+            self.journal.record(batch)
+            self._streams.append(streams.held())
+            self._recorded = True
+
+    def drop_last(self) -> None:
+        """Forget the batch recorded last: it was put back."""
+        if self._recorded:
+            self.journal.drop_last()
+            self._streams.pop()
+            self._recorded = False
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is a snapshot, and all batches since it are at hand."""
+        return self.snapshot.taken and self.recording
+
+    def go_back(self) -> None:
+        """Return to the snapshot; what was learned since is lost."""
+        self._restore()
+        # Taken at the start of a batch that _fit_train had counted already.
+        self._brain.step -= 1
+        self.forget()
+
+    def replay(self, learn: Callable[[Any], torch.Tensor], *, next_batch: bool) -> int:
+        """Return to the snapshot and learn the recorded batches again.
+
+        Arguments
+        ---------
+        learn : Callable[[batch], torch.Tensor]
+            One transaction; returns the loss as ``fit_batch`` does.
+        next_batch : bool
+            Whether another batch is about to be learned, which ``_fit_train`` has
+            counted already.
+
+        Returns
+        -------
+        int
+            How many batches were learned again.
+        """
+        brain = self._brain
+        self._restore()
+        self.recording = False
+        try:
+            batches = zip(self.journal, self._streams, strict=True)
+            for index, (batch, streams) in enumerate(batches):
+                brain.step += index > 0
+                streams.restore()
+                loss = learn(batch)
+                brain.avg_train_loss = brain.update_average(loss, brain.avg_train_loss)
+        finally:
+            self.recording = True
+        replayed = len(self.journal)
+        if next_batch:
+            brain.step += replayed > 0
+        elif not replayed:
+            brain.step -= 1
+        return replayed

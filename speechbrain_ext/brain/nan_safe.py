@@ -12,37 +12,7 @@ from speechbrain_ext.brain.guard import Guard
 from speechbrain_ext.brain.health import Health, module_counts
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.progress import extra_progress
-from speechbrain_ext.brain.state import state_owners
-from speechbrain_ext.brain.transaction import Transaction
-from speechbrain_ext.brain.verdict import (
-    RejectedBatch,
-    Verdict,
-    explain_norm,
-    group_norms,
-    judge,
-    nonfinite_names,
-)
-
-logger = logging.getLogger(__name__)
-
-
-class _Guard:
-    """What one Brain needs between batches; kept out of the Brain's own state."""
-
-    def __init__(self, brain: NaNSafeBrain, policy: NonFinitePolicy):
-        self.policy = policy
-        self.health = Health()
-        self.transaction = Transaction(brain.modules, lambda: state_owners(brain))
-        self.open = False
-        self.judged = False
-        self.loss: torch.Tensor | None = None
-        self.loss_is_scaled = False
-        #: Optimizers (by id) that the last verdict allowed to step, once.
-        self.cleared: set[int] = set()
-        self.num_steps = 0
-        self.hooked: set[int] = set()
-        self.hooks: list[Any] = []
-        self.last_report = ""
+from speechbrain_ext.brain.record import GuardRecord
 
 
 class NaNSafeBrain(speechbrain.Brain):

@@ -195,3 +195,15 @@ class ContainerMemory:
         for generator, state in self._generators:
             set_generator_state(generator, state)
         self._shadow.restore()
+
+    def kept_tensors(self) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Return id of a live tensor -> (the tensor, the values that were kept)."""
+        shadow = self._shadow
+        return {
+            id(tensor): (tensor, kept)
+            for tensor, kept in zip(shadow.held, shadow.copies, strict=True)
+        }
+
+    def kept_items(self, container: Any) -> Any:
+        """Return what `take` remembered of one container, or None."""
+        return next((items for held, items in self._held if held is container), None)

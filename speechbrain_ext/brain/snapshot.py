@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,8 +33,8 @@ class StateSnapshot:
     owners : Callable[[], Iterable[object]]
         Gives objects or dicts whose attributes belong to the state (`state_owners`).
     extra : Callable[[], Iterable[object]]
-        Gives further recoverables: put back by their attributes, and those without
-        any by ``state_dict`` and ``load_state_dict``.
+        Gives further recoverables: put back by ``state_dict`` and
+        ``load_state_dict``, and those without by their attributes.
 
     Limits: one snapshot is held; the memory is that of parameters, moments and
     buffers once more. Other objects than those given are put back as the same objects.
@@ -158,10 +159,10 @@ class StateSnapshot:
         roots += [o if isinstance(o, dict) else vars(o) for o in self._owners()]
         self._opaque = []
         for item in self._extra():
-            if hasattr(item, "__dict__"):
+            if hasattr(item, "state_dict") and hasattr(item, "load_state_dict"):
+                self._opaque.append((item, copy.deepcopy(item.state_dict())))
+            elif hasattr(item, "__dict__"):
                 roots.append(vars(item))
-            elif hasattr(item, "state_dict") and hasattr(item, "load_state_dict"):
-                self._opaque.append((item, item.state_dict()))
             else:
                 raise TypeError(
                     f"StateSnapshot: {type(item).__name__} has neither attributes nor "
@@ -189,8 +190,40 @@ class StateSnapshot:
         self._memory.restore()
         self._gradients.restore()
         for item, state in self._opaque:
-            item.load_state_dict(state)
+            item.load_state_dict(copy.deepcopy(state))
         self._streams.restore()
+
+    @torch.no_grad()
+    def restore_tensors(self, names: Iterable[str]) -> list[str]:
+        """Put single tensors back, where nothing was learned since `take`.
+
+        Arguments
+        ---------
+        names : Iterable[str]
+            As `verify` returned them.
+
+        Returns
+        -------
+        list[str]
+            Those that were not there at `take` and can't be put back.
+        """
+        wanted = set(names)
+        kept = self._memory.kept_tensors()
+        for prefix, name, tensor, _ in list(self._named_tensors()):
+            if f"{prefix}{name}" in wanted and id(tensor) in kept:
+                live, kept_values = kept[id(tensor)]
+                live.copy_(kept_values)
+                wanted.discard(f"{prefix}{name}")
+        # An attribute that was bound to another tensor since.
+        for prefix, module in self._modules.named_modules():
+            prefix = prefix + "." if prefix else ""
+            before = self._memory.kept_items(vars(module))
+            for name, old in (before or {}).items():
+                if f"{prefix}{name}" in wanted and id(old) in kept:
+                    old.copy_(kept[id(old)][1])
+                    vars(module)[name] = old
+                    wanted.discard(f"{prefix}{name}")
+        return sorted(wanted)
 
 
 def _can_be_read(value: Any) -> bool:

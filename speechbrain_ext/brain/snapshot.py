@@ -11,6 +11,7 @@ from speechbrain_ext.brain.containers import CONTAINERS, ContainerMemory
 from speechbrain_ext.brain.shadow import is_float, nonfinite_flag, zero_or_nan
 from speechbrain_ext.brain.slots import module_names
 from speechbrain_ext.brain.streams import RandomStreams
+from speechbrain_ext.brain.transaction import Gradients
 
 
 class StateSnapshot:
@@ -18,7 +19,7 @@ class StateSnapshot:
 
     Parameters, buffers, attributes of modules, optimizers with all their state, owners
     and further recoverables (schedulers, GradScaler, epoch counters) at any depth of
-    containers, and the random streams.
+    containers, gradients inside an accumulation window, and the random streams.
 
     Arguments
     ---------
@@ -61,6 +62,7 @@ class StateSnapshot:
         self._owners = owners
         self._extra = extra
         self._memory = ContainerMemory(through_modules=True)
+        self._gradients = Gradients()
         self._streams = RandomStreams()
         self._opaque: list[tuple[Any, Any]] = []
         #: Of buffers and attributes, by name: elements that were never finite.
@@ -70,8 +72,9 @@ class StateSnapshot:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors held."""
-        return self._memory.nbytes
+        return self._memory.nbytes + self._gradients.nbytes
 
+    @torch.no_grad()
     def verify(self) -> list[str]:
         """Look whether the live state is finite; one transfer from the device.
 
@@ -110,7 +113,7 @@ class StateSnapshot:
 
     def _flag(self, prefix, name, tensor, kind) -> torch.Tensor:
         """0 if this tensor is as it may be, else NaN."""
-        found = zero_or_nan(tensor.detach(), masks=kind == "attribute")
+        found = zero_or_nan(tensor, masks=kind == "attribute")
         exempt = self._exempt.get((prefix, name))
         if exempt is not None and exempt.shape == found.shape:
             found = found.masked_fill(exempt, 0.0)
@@ -125,7 +128,7 @@ class StateSnapshot:
                 names[id(parameter)] = prefix + name
                 if _can_be_read(parameter):
                     kind = "parameter" if parameter.requires_grad else "buffer"
-                    yield prefix, name, parameter.detach(), kind
+                    yield prefix, name, parameter, kind
             for name, buffer in module._buffers.items():
                 if _can_be_read(buffer):
                     yield prefix, name, buffer, "buffer"
@@ -162,6 +165,11 @@ class StateSnapshot:
                     "state_dict() and load_state_dict(); leave it out of extra"
                 )
         self._memory.take(roots)
+        parameters = [*self._modules.parameters()]
+        for optimizer in self._optimizers().values():
+            for group in optimizer.param_groups:
+                parameters += group["params"]
+        self._gradients.take(list(dict.fromkeys(parameters)))
         self._streams.take()
         self.taken = True
 
@@ -176,6 +184,7 @@ class StateSnapshot:
         if not self.taken:
             raise RuntimeError("StateSnapshot: nothing taken yet; call take() first")
         self._memory.restore()
+        self._gradients.restore()
         for item, state in self._opaque:
             item.load_state_dict(state)
         self._streams.restore()
@@ -199,4 +208,4 @@ def _tensors_in(value: Any) -> list[torch.Tensor]:
         found = ContainerMemory().walk([value])[1]
     else:
         return []
-    return [tensor.detach() for tensor in found if _can_be_read(tensor)]
+    return [tensor for tensor in found if _can_be_read(tensor)]

@@ -32,10 +32,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "RESULTS.md, plots and page of an experiment",
     ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
-    "chaos": (
-        "speechbrain_ext.chaos.command:chaos",
-        "put faults into a model or recipe; what survives, beside stock",
-    ),
     "bench": (
         "speechbrain_ext.bench.command:bench",
         "speed against the real packages, side by side",

@@ -276,7 +276,8 @@ def nonfinite_flag(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         elif tensor.is_complex():
             groups[(tensor.dtype, tensor.device)].append(tensor.reshape(-1))
         else:
-            groups[(tensor.dtype, tensor.device)].append(tensor.view(-1))
+            flat = tensor if tensor.dim() == 1 else tensor.view(-1)
+            groups[(tensor.dtype, tensor.device)].append(flat)
     for parts in groups.values():
         block = torch.cat(parts)
         flags.append(zero_or_nan(block).sum())

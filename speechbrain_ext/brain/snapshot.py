@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.containers import CONTAINERS, ContainerMemory
+from speechbrain_ext.brain.containers import ATOMS, CONTAINERS, ContainerMemory
 from speechbrain_ext.brain.shadow import is_float, nonfinite_flag, zero_or_nan
-from speechbrain_ext.brain.slots import module_names
+from speechbrain_ext.brain.slots import REGISTRIES
 from speechbrain_ext.brain.streams import RandomStreams
 from speechbrain_ext.brain.transaction import Gradients
+
+_WALK = ContainerMemory()
 
 
 class StateSnapshot:
@@ -132,9 +134,10 @@ class StateSnapshot:
             for name, buffer in module._buffers.items():
                 if _can_be_read(buffer):
                     yield prefix, name, buffer, "buffer"
-            for name in module_names(module):
-                for tensor in _tensors_in(vars(module)[name]):
-                    yield prefix, name, tensor, "attribute"
+            for name, value in vars(module).items():
+                if name not in REGISTRIES:
+                    for tensor in _tensors_in(value):
+                        yield prefix, name, tensor, "attribute"
         for which, optimizer in self._optimizers().items():
             for parameter, moments in optimizer.state.items():
                 owner = names.get(id(parameter), "a parameter")
@@ -200,12 +203,14 @@ def _can_be_read(value: Any) -> bool:
     )
 
 
-def _tensors_in(value: Any) -> list[torch.Tensor]:
+def _tensors_in(value: Any) -> Sequence[torch.Tensor]:
     """Dense float tensors in an attribute, at any depth of containers."""
+    if type(value) in ATOMS:
+        return ()
     if isinstance(value, torch.Tensor):
-        found = [value]
-    elif isinstance(value, (tuple, *CONTAINERS)):
-        found = ContainerMemory().walk([value])[1]
-    else:
-        return []
-    return [tensor for tensor in found if _can_be_read(tensor)]
+        return (value,) if _can_be_read(value) else ()
+    if not isinstance(value, (tuple, *CONTAINERS)) or ATOMS.issuperset(
+        map(type, value.values() if isinstance(value, dict) else value)
+    ):
+        return ()
+    return [tensor for tensor in _WALK.walk([value])[1] if _can_be_read(tensor)]

@@ -32,7 +32,7 @@ from speechbrain_ext.chaos.injection import Deliveries
 from speechbrain_ext.quantization import ResidualVectorQuantizer
 
 SAMPLE_RATE = 16000
-NUM_SAMPLES = 4800
+NUM_SAMPLES = 3200
 NUM_SPEAKERS = 10
 BATCH_SIZE = 8
 SEED = 1234
@@ -102,7 +102,7 @@ def _speaker_modules(dropout: float) -> dict[str, nn.Module]:
             24,
             channels=[16, 16, 16, 16, 48],
             attention_channels=16,
-            res2net_scale=4,
+            res2net_scale=2,
             se_channels=16,
             lin_neurons=32,
             dropout=dropout,

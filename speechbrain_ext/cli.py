@@ -15,15 +15,23 @@ from speechbrain_ext.errors import exits_cleanly
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("speechbrain_ext.config.lint:check", "everything wrong with a recipe"),
     "doctor": ("speechbrain_ext.report.doctor:doctor", "is this training healthy?"),
+    "analyze-nan": (
+        "speechbrain_ext.brain.analyze:analyze_nan",
+        "why batches were rejected, and what to do now",
+    ),
+    "replay": (
+        "speechbrain_ext.brain.replay:replay",
+        "a rejected batch again, layer by layer",
+    ),
+    "chaos": (
+        "speechbrain_ext.chaos.command:chaos",
+        "does a recipe survive faults? beside stock SpeechBrain",
+    ),
     "report": (
         "speechbrain_ext.report.command:report",
         "RESULTS.md, plots and page of an experiment",
     ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
-    "chaos": (
-        "speechbrain_ext.chaos.command:chaos",
-        "put faults into a model or recipe; what survives, beside stock",
-    ),
     "bench": (
         "speechbrain_ext.bench.command:bench",
         "speed against the real packages, side by side",

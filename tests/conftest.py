@@ -18,3 +18,6 @@ def _getattr(self, attribute):
 
 
 LazyModule.__getattr__ = _getattr
+
+#: Scripts that torchrun starts, not tests.
+collect_ignore_glob = ["brain/ranks/*.py"]

@@ -182,7 +182,7 @@ class VerifiedCheckpointer(SavingVerified):
             best_first = [c.path for c in ranked(checkpoints, **order)]
             deletable.update(best_first)
             kept.update(first_good(best_first, is_good, num_to_keep))
-        doomed = {p for p in deletable - kept if p not in inspection.damaged}
+        doomed = deletable - kept - set(inspection.damaged)
         newest_first = [c.path for c in ranked(checkpoints)]
         sealed = [path for path in newest_first if folders[path].seal is not None]
         for some in (sealed, newest_first):  # the last verified one, or at least a good
@@ -193,6 +193,7 @@ class VerifiedCheckpointer(SavingVerified):
                 doomed -= set(last)
                 logger.log(verbosity, "Kept %s, the last good checkpoint", last[0])
                 break
+        doomed -= set(inspection.damaged)  # seen just now; somebody should look at it
         for path in reversed(newest_first):
             if path not in doomed:
                 continue

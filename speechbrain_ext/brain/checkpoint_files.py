@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,35 +181,39 @@ def stock_problem(path: Path, *, is_torch: bool) -> str | None:
     path : Path
         A file written by stock.
     is_torch : bool
-        Whether it is known to be torch's; other files (counters as text) have no form
-        that could be checked.
+        Whether it ought to be torch's, and hence can't be empty. Of other files
+        (counters as text) nothing is known that could be checked.
     """
     try:
-        with open(path, "rb") as stream:
-            start = stream.read(4)
-        if not start:
+        if path.stat().st_size == 0:
             return f"{path.name}: empty" if is_torch else None
-        if start == b"PK\x03\x04":
-            return _zip_problem(path)
+        if _is_archive(path):
+            return _archive_problem(path)
     except OSError as error:
         return f"{path.name}: can't be read ({error.strerror})"
     return None
 
 
-def _zip_problem(path: Path) -> str | None:
+def _is_archive(path: Path) -> bool:
+    """Whether a file is, or was, an archive such as torch.save writes."""
+    with open(path, "rb") as stream:
+        return stream.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(path)
+
+
+def _archive_problem(path: Path) -> str | None:
     """Compare the CRC-32 that torch.save writes and torch.load does not look at."""
+    bad = []
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-            bad = []
             for record in records:
                 try:
                     with archive.open(record) as stream:
                         while stream.read(1 << 20):
                             pass
-                except zipfile.BadZipFile:
+                except (zipfile.BadZipFile, zlib.error, EOFError):
                     bad.append(record.filename)
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         return f"{path.name}: cut off or damaged ({error})"
     # torch.serialization.set_crc32_options(False) writes none that fits.
     if bad and len(bad) < len(records):
@@ -216,13 +221,11 @@ def _zip_problem(path: Path) -> str | None:
     return None
 
 
-def file_kinds(path: Path) -> dict[str, Kinds] | None:
+def file_kinds(path: Path) -> dict[str, Kinds]:
     """Names and kinds of the non-finite tensors in a torch file.
 
-    Returns
-    -------
-    dict or None
-        None if the file is not torch's, or holds classes that ``weights_only`` refuses.
+    A file of another form, or one with classes that ``weights_only`` refuses, holds
+    none that could be looked at.
 
     Raises
     ------
@@ -230,13 +233,16 @@ def file_kinds(path: Path) -> dict[str, Kinds] | None:
         If it is torch's and can't be read.
     """
     try:
-        with open(path, "rb") as stream:
-            if stream.read(4) != b"PK\x03\x04":
-                return None
+        if not _is_archive(path):
+            return {}
+        with zipfile.ZipFile(path) as archive:
+            records = {name.rpartition("/")[2] for name in archive.namelist()}
+        if "data.pkl" not in records or "constants.pkl" in records:
+            return {}  # another program's archive, or TorchScript
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
-        return None
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+        return {}
+    except (RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0][:100]
         raise ValueError(f"{path.name}: can't be loaded ({reason})") from error
     return nonfinite_kinds(nested_tensors(content))
@@ -245,7 +251,7 @@ def file_kinds(path: Path) -> dict[str, Kinds] | None:
 def finite_problem(path: Path, allowed: AllowedKinds) -> str | None:
     """Say what a file holds that it must not, or return None."""
     try:
-        lines = file_lines(allowed.excess(path.stem, file_kinds(path) or {}))
+        lines = file_lines(allowed.excess(path.stem, file_kinds(path)))
     except ValueError as error:
         return str(error)
     if not lines:
@@ -280,12 +286,14 @@ def verify_folder(path: str | os.PathLike) -> list[str]:
         for name, kinds in folder.seal.nonfinite.items():
             allowed.see(name, None)
             allowed.extend(name, kinds)
-    for paramfile in sorted(folder.checkpoint.paramfiles.values()):
-        if any(line.startswith(f"{paramfile.name}:") for line in problems):
-            continue
+    for path in sorted(folder.checkpoint.paramfiles.values()):
         problem = None
-        if folder.seal is None or paramfile.name not in folder.seal.files:
-            problem = stock_problem(paramfile, is_torch=True)
-        problem = problem or finite_problem(paramfile, allowed)
+        if path.name not in (folder.seal.files if folder.seal is not None else {}):
+            # A text without a seal may be anything, but it is not empty.
+            problem = None if path.is_dir() else stock_problem(path, is_torch=True)
+        elif any(line.startswith(f"{path.name}:") for line in problems):
+            continue
+        if problem is None and path.is_file():
+            problem = finite_problem(path, allowed)
         problems += [problem] if problem else []
     return problems

@@ -49,14 +49,15 @@ def plain_meta(value: Any) -> Any:
 
 def _rank(value: Any, *, lowest: bool) -> tuple:
     """Sort key of one metric; every non-finite number, and None, comes last."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    is_number = isinstance(value, numbers.Real)
+    if value is None or (is_number and not math.isfinite(value)):
         return (0, 0)
     return (1, -value if lowest else value)
 
 
 def _rank_of_key(value: Any) -> tuple:
     """Sort key of what a user's function returned; Inf means what they meant by it."""
-    if isinstance(value, (torch.Tensor, float)) and math.isnan(value):
+    if isinstance(value, (torch.Tensor, numbers.Real)) and math.isnan(value):
         return (0, 0)
     return (1, value)
 

@@ -177,7 +177,7 @@ class SavingVerified(Checkpointer):
         nonfinite, problems = {}, []
         for path in sorted(staging.glob(f"*{PARAMFILE_EXT}")):
             try:
-                found = (file_kinds(path) if path.is_file() else None) or {}
+                found = file_kinds(path) if path.is_file() else {}
             except ValueError as error:
                 raise CheckpointWriteError(
                     f"{self.checkpoints_dir}: what was written can't be read back: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -74,6 +75,12 @@ class ContainerMemory:
 
     def __init__(self, *, through_modules: bool = False):
         self._through_modules = through_modules
+        self._ways: dict[type, str] = {}
+        self._roots: list = []
+        self._containers: list = []
+        self._tensors: list[torch.Tensor] = []
+        self._streams: list = []
+        self._last: list = []
         self._held: list[tuple[Any, Any]] = []
         self._generators: list[tuple[Any, Any]] = []
         self._shadow = TensorShadow()
@@ -81,54 +88,62 @@ class ContainerMemory:
     def walk(self, roots: Iterable[Any]) -> tuple[list, list, list]:
         """Find what can be reached: containers, tensors and generators, each once."""
         containers, tensors, generators = [], [], []
+        ways = self._ways
         seen: set[int] = set()
         stack = list(roots)
-        kept = []  # vars() of a module may be made on demand; its id must stay taken
         while stack:
             item = stack.pop()
             if id(item) in seen:
                 continue
             seen.add(id(item))
-            if isinstance(item, torch.Tensor):
-                if self._through_modules or not isinstance(item, torch.nn.Parameter):
-                    tensors.append(item)
-                continue
-            if isinstance(item, GENERATORS):
-                generators.append(item)
-                continue
-            if isinstance(item, CONTAINERS):
+            way = ways.get(type(item)) or self._way(type(item))
+            if way == "container":
                 containers.append(item)
                 values = item.values() if isinstance(item, dict) else item
-                if not isinstance(item, dict) and len(item) > LONG_LIST:
-                    # A log, or a list of parameters: its tensors are state, its
-                    # numbers and texts are not looked at one by one.
-                    if type(item[0] if isinstance(item, list) else None) in ATOMS:
-                        continue
-            elif isinstance(item, tuple):
+            elif way == "tensor":
+                tensors.append(item)
+                continue
+            elif way == "tuple":
                 values = item
+            elif way == "generator":
+                generators.append(item)
+                continue
+            elif isinstance(item, torch.jit.ScriptModule):
+                values = [*item.parameters(), *item.buffers()]
             else:
                 space = vars(item)
-                kept.append(space)
-                if isinstance(item, torch.jit.ScriptModule):
-                    values = [*item.parameters(), *item.buffers()]
-                else:
-                    if id(space) in seen:
-                        continue
-                    seen.add(id(space))
-                    containers.append(space)
-                    values = [v for k, v in space.items() if k not in _HOOKS]
-            if not ATOMS.issuperset(map(type, values)):
-                stack += [value for value in values if self._leads_on(value)]
+                if id(space) in seen:
+                    continue
+                seen.add(id(space))
+                containers.append(space)
+                values = [v for k, v in space.items() if k not in _HOOKS]
+            if values and not ATOMS.issuperset(map(type, values)):
+                for value in values:
+                    way = ways.get(type(value)) or self._way(type(value))
+                    if way != "end":
+                        stack.append(value)
         return containers, tensors, generators
 
-    def _leads_on(self, value: Any) -> bool:
-        if type(value) in ATOMS:
-            return False
-        if isinstance(value, (torch.Tensor, tuple, *CONTAINERS, *GENERATORS)):
-            return True
-        return self._through_modules and isinstance(
-            value, (torch.nn.Module, torch.optim.Optimizer)
-        )
+    def _way(self, kind: type) -> str:
+        """How the walk goes on at an object of this type; remembered by type."""
+        if issubclass(kind, torch.nn.Parameter) and not self._through_modules:
+            way = "end"
+        elif issubclass(kind, torch.Tensor):
+            way = "tensor"
+        elif issubclass(kind, CONTAINERS):
+            way = "container"
+        elif issubclass(kind, tuple) and kind is not torch.Size:
+            way = "tuple"
+        elif issubclass(kind, GENERATORS):
+            way = "generator"
+        elif self._through_modules and issubclass(
+            kind, (torch.nn.Module, torch.optim.Optimizer)
+        ):
+            way = "module"
+        else:
+            way = "end"
+        self._ways[kind] = way
+        return way
 
     @property
     def nbytes(self) -> int:
@@ -137,11 +152,41 @@ class ContainerMemory:
 
     def take(self, roots: Iterable[Any]) -> None:
         """Remember all that can be reached from these containers or objects."""
-        containers, tensors, generators = self.walk(roots)
-        self._held = [(container, remember(container)) for container in containers]
-        self._generators = [(g, generator_state(g)) for g in generators]
-        self._shadow.follow(tensors)
+        roots = list(roots)
+        values = self._values(self._containers)
+        if not self._leads_to_the_same(roots, values):
+            self._roots = roots
+            self._containers, self._tensors, generators = self.walk(roots)
+            self._streams = generators
+            values = self._values(self._containers)
+        self._last = values
+        self._held = [(item, remember(item)) for item in self._containers]
+        self._generators = [(g, generator_state(g)) for g in self._streams]
+        self._shadow.follow(self._tensors)
         self._shadow.take()
+
+    @staticmethod
+    def _values(containers: list) -> list:
+        """Everything in these containers, in one list."""
+        return list(
+            itertools.chain.from_iterable(
+                [c.values() if isinstance(c, dict) else c for c in containers]
+            )
+        )
+
+    def _leads_to_the_same(self, roots: list, values: list) -> bool:
+        """Whether a walk would find what the last one found (it costs much more)."""
+        before = self._last
+        if len(roots) != len(self._roots) or len(values) != len(before):
+            return False
+        if not all(map(operator.is_, roots, self._roots)):
+            return False
+        moved = list(map(operator.is_not, values, before))
+        return all(
+            (self._ways.get(type(value)) or self._way(type(value))) == "end"
+            for pair in itertools.compress(zip(values, before, strict=True), moved)
+            for value in pair
+        )
 
     def restore(self) -> None:
         """Put everything back: the items, and the values of tensors among them."""
@@ -150,3 +195,15 @@ class ContainerMemory:
         for generator, state in self._generators:
             set_generator_state(generator, state)
         self._shadow.restore()
+
+    def kept_tensors(self) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Return id of a live tensor -> (the tensor, the values that were kept)."""
+        shadow = self._shadow
+        return {
+            id(tensor): (tensor, kept)
+            for tensor, kept in zip(shadow.held, shadow.copies, strict=True)
+        }
+
+    def kept_items(self, container: Any) -> Any:
+        """Return what `take` remembered of one container, or None."""
+        return next((items for held, items in self._held if held is container), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -82,6 +81,7 @@ class ForwardState:
         self._spaces: list[dict] = []
         self._sizes: list[int] | None = None
         self._objects = Slots()
+        self._owner_ids: set[int] = set()
         self._values: list = []
         self._buffers = TensorShadow()
         self._buffer_slots = Slots()
@@ -97,7 +97,9 @@ class ForwardState:
     def _plan(self) -> None:
         """List every slot once; each batch then only reads them."""
         modules = list(self._modules.modules())
-        own = [o if isinstance(o, dict) else vars(o) for o in self._owners()]
+        owners = list(self._owners())
+        self._owner_ids = {id(o) for o in owners if not isinstance(o, dict)}
+        own = [o if isinstance(o, dict) else vars(o) for o in owners]
         objects, buffers, attributes = [], [], []
         nests = set()  # places of containers that belong to modules
         spaces = []
@@ -175,8 +177,11 @@ class ForwardState:
             return None
         if not same(objects, self._values):
             for before, now in zip(self._values, objects, strict=True):
-                # None that became a tensor, a list that became None: another way.
-                if before is not now and _kind(before) != _kind(now):
+                # None that became a tensor, a list that became None: another way. An
+                # exchanged owner (a fresh metric) takes its attributes with it.
+                if before is not now and (
+                    _kind(before) != _kind(now) or id(before) in self._owner_ids
+                ):
                     return None
         for values, shadow in (
             (buffers, self._buffers),

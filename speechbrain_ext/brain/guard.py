@@ -19,7 +19,6 @@ from speechbrain_ext.brain.agreement import (
     is_distributed,
 )
 from speechbrain_ext.brain.batches import utterance_ids
-from speechbrain_ext.brain.checkpoint import guard_checkpointer
 from speechbrain_ext.brain.coverage import coverage
 from speechbrain_ext.brain.diagnose import Diagnosis, diagnose_state
 from speechbrain_ext.brain.health import Health
@@ -90,7 +89,8 @@ class Guard:
         self.steps_twice: bool | None = None
         #: while on_stage_end of training runs
         self.ending = False
-        self._told_coverage = False
+        #: whether an epoch of this fit has begun
+        self.started = False
         self._reset_batch()
 
     def _reset_batch(self) -> None:
@@ -113,8 +113,6 @@ class Guard:
     def start(self) -> None:
         """Prepare for a run of ``fit``."""
         brain, policy = self.brain, self.policy
-        if brain.checkpointer is not None:
-            guard_checkpointer(brain.checkpointer)
         spaces = [vars(brain), vars(getattr(brain, "hparams", object))]
         self.held.watch(train_loggers(dict(space) for space in spaces))
         if policy.quarantine:
@@ -128,6 +126,7 @@ class Guard:
     def stop(self) -> None:
         """Leave nothing behind after a run of ``fit``."""
         self.held.release()
+        self.started = False
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
@@ -136,20 +135,19 @@ class Guard:
             self.agreement.leave()
             self.agreement = None
 
-    def start_epoch(self, epoch: int) -> None:
-        """Begin an epoch of training."""
+    def start_epoch(self, epoch: int, train_set: Any) -> None:
+        """Begin an epoch of training on the batches of ``train_set``."""
         self.epoch = epoch
         self.health.start_epoch(self.brain.step)
         self.transaction.forward_state.forget_plan()
         self.heal_tensors()
-        self.recovery.forget()
+        if self.recovery.recording:
+            self.recovery.take(between=True)
         if self.policy.quarantine:
             self.quarantine.sync()
-            sampler = self.brain.train_sampler
-            if sampler is not None:
-                apply_quarantine(sampler, self.quarantine)
-        if not self._told_coverage:
-            self._told_coverage = True
+            apply_quarantine(self.brain.train_sampler or train_set, self.quarantine)
+        if not self.started:
+            self.started = True
             for line in coverage(self.brain).unprotected:
                 logger.info("nan_guard does not put back: %s", line)
 
@@ -172,7 +170,7 @@ class Guard:
         if healed:
             self.brain.zero_grad(set_to_none=True)
         if self.recovery.recording:
-            self.recovery.take()
+            self.recovery.take(between=True)
         return healed
 
     def verify_before_save(self) -> None:
@@ -222,7 +220,10 @@ class Guard:
             return torch.tensor(math.nan)
         self._hook_optimizers()
         if self.recovery.due(batch):
-            self.heal(self.recovery.snapshot.verify(), next_batch=True)
+            if self.recovery.between:
+                self.heal_tensors()
+            else:
+                self.heal(self.recovery.snapshot.verify(), next_batch=True)
             self.recovery.take()
         self.transaction.begin()
         self.recovery.record(batch, self.transaction.random)
@@ -279,10 +280,21 @@ class Guard:
                 self.loss = loss.detach().to(self.brain.device)
             self.judge(self.optimizers(), stepping=False)
         elif self.loss is None:  # a fit_batch of its own: its loss was not judged yet
-            bad = not _is_finite(loss)
-            if self.any_rank(bad):
-                raise RejectedBatch(Verdict("loss" if bad else "other rank"))
+            cause = self._look_after(loss)
+            if self.any_rank(cause is not None):
+                raise RejectedBatch(Verdict(cause or "other rank"))
         return loss
+
+    def _look_after(self, loss: Any) -> str | None:
+        """Judge what a ``fit_batch`` of its own did after its last step."""
+        probe = None
+        if self.policy.mode != "skip":
+            probe = self.transaction.forward_state.probe()
+        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+            loss = loss.item()
+        if isinstance(loss, float) and not math.isfinite(loss):
+            return "loss"
+        return "buffer" if probe is not None and not torch.isfinite(probe) else None
 
     def _vote_against(self) -> None:
         if self.agreement is not None and self.agreement.can_still_vote:
@@ -586,30 +598,39 @@ class Guard:
         )
 
     def heal_tensors(self) -> None:
-        """Repair what was corrupted since the epoch's end, where nothing learns."""
-        snapshot = self.recovery.snapshot
-        if not snapshot.taken or len(self.recovery.journal):
+        """Repair what was corrupted between two stages, where nothing learns.
+
+        Raises
+        ------
+        DivergenceError
+            If something is not finite that no snapshot holds.
+        """
+        if not self.recovery.recording:
             return
+        snapshot = self.recovery.snapshot
         bad = snapshot.verify()
+        lost = bad
+        if bad and snapshot.taken and self.recovery.between:
+            lost = snapshot.restore_tensors(bad)
+        if self.any_rank(bool(lost)):
+            names = ", ".join(lost[:5]) or "tensors of another rank"
+            raise DivergenceError(
+                f"the state is corrupted between two stages ({names}) and there is no "
+                "snapshot to go back to; the last good checkpoint is kept.\n"
+                "  Next: the same command resumes from it; if it is the first run, "
+                "look at how these weights are made."
+            )
         if bad:
-            snapshot.restore_tensors(bad)
             logger.warning(
-                "state corrupted after epoch %d: %s; put back from the snapshot taken "
-                "at its end",
+                "state corrupted between two stages after epoch %d: %s; put back from "
+                "the snapshot",
                 self.epoch,
                 ", ".join(bad[:5]),
             )
             self.note(
                 diagnose_state(bad, self.brain.modules),
-                ["put back from the snapshot taken at the end of the epoch"],
+                ["put back from a snapshot; nothing was learned since"],
             )
-
-
-def _is_finite(loss: Any) -> bool:
-    """Whether what ``fit_batch`` returned is a finite number, or no number at all."""
-    if isinstance(loss, torch.Tensor) and loss.numel() == 1:
-        loss = loss.item()
-    return not isinstance(loss, float) or math.isfinite(loss)
 
 
 class SpikeHistory:

@@ -6,7 +6,9 @@ import functools
 
 import speechbrain
 import torch
+from speechbrain.utils.checkpoints import Checkpointer
 
+from speechbrain_ext.brain.checkpoint import guard_checkpointer
 from speechbrain_ext.brain.evaluation import Evaluation
 from speechbrain_ext.brain.guard import Guard
 from speechbrain_ext.brain.health import Health, module_counts
@@ -85,7 +87,8 @@ class NaNSafeBrain(speechbrain.Brain):
         self._policy = policy
         self._guard = Guard(self, policy)
         self._evaluation = Evaluation(self)
-        if self.checkpointer is not None and self.is_guarded:
+        if isinstance(self.checkpointer, Checkpointer) and self.is_guarded:
+            guard_checkpointer(self.checkpointer)
             self.checkpointer.add_recoverable(
                 "nan_guard", GuardRecord(self._guard), optional_load=True
             )
@@ -166,9 +169,12 @@ class NaNSafeBrain(speechbrain.Brain):
             self._guard.stop()
 
     def _fit_train(self, train_set, epoch, enable):
+        agree = getattr(self.checkpointer, "agree_on_recovery", None)
+        if self.is_guarded and agree is not None and not self._guard.started:
+            agree()  # all ranks have to go on from the same checkpoint
         with extra_progress(self.progress_items):
             if self.is_guarded:
-                self._guard.start_epoch(epoch)
+                self._guard.start_epoch(epoch, train_set)
             super()._fit_train(train_set, epoch, enable)
 
     def _save_intra_epoch_ckpt(self):

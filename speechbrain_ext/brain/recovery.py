@@ -12,7 +12,6 @@ from speechbrain_ext.brain.journal import Journal
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.snapshot import StateSnapshot
 from speechbrain_ext.brain.streams import RandomStreams
-from speechbrain_ext.brain.transaction import Gradients
 
 if TYPE_CHECKING:
     from speechbrain_ext.brain.nan_safe import NaNSafeBrain
@@ -43,20 +42,20 @@ class Recovery:
         self._brain = brain
         self.every = policy.snapshot_every if policy.mode == "transaction" else 0
         self.snapshot = snapshot
-        #: of the micro-batches before the snapshot, inside an accumulation window
-        self._gradients = Gradients()
         self.journal = Journal(int(policy.journal_megabytes * 1e6))
         self._streams: list[RandomStreams] = []
         self._told_about_memory = False
         #: False while recorded batches are learned again: they are recorded already
         self.recording = self.every > 0
         self._recorded = False
+        #: whether the snapshot stands between two stages and not before a batch
+        self.between = False
 
     def due(self, batch: Any) -> bool:
         """Whether a snapshot has to be taken before this batch."""
         if not self.recording:
             return False
-        if not self.snapshot.taken or len(self.journal) >= self.every:
+        if self.between or not self.snapshot.taken or len(self.journal) >= self.every:
             return True
         if self.journal.fits(batch):
             return False
@@ -72,27 +71,29 @@ class Recovery:
             )
         return True
 
-    def take(self) -> None:
-        """Take a snapshot of the live state, which the caller has verified."""
+    def take(self, *, between: bool = False) -> None:
+        """Take a snapshot of the live state, which the caller has verified.
+
+        Arguments
+        ---------
+        between : bool
+            Between two stages: only tensors can be put back from it, since the hooks of
+            the recipe move its numbers there.
+        """
+        self.between = between
         self.snapshot.take()
-        self._gradients.take(list(self._brain.modules.parameters()))
-        self.journal.clear()
-        self._streams.clear()
-
-    def _restore(self) -> None:
-        self.snapshot.restore()
-        self._gradients.restore()
-
-    def forget(self) -> None:
-        """Take the next snapshot before the next batch (a new epoch begins)."""
-        self.snapshot.taken = False
         self.journal.clear()
         self._streams.clear()
 
     def record(self, batch: Any, streams: RandomStreams) -> None:
         """Copy a batch and the streams as they are before its forward."""
         self._recorded = False
-        if self.recording and self.snapshot.taken and self.journal.fits(batch):
+        if (
+            self.recording
+            and not self.between
+            and self.snapshot.taken
+            and self.journal.fits(batch)
+        ):
             self.journal.record(batch)
             self._streams.append(streams.held())
             self._recorded = True
@@ -107,14 +108,14 @@ class Recovery:
     @property
     def possible(self) -> bool:
         """Whether there is a snapshot, and all batches since it are at hand."""
-        return self.snapshot.taken and self.recording
+        return self.snapshot.taken and self.recording and not self.between
 
     def go_back(self) -> None:
         """Return to the snapshot; what was learned since is lost."""
-        self._restore()
+        self.snapshot.restore()
         # Taken at the start of a batch that _fit_train had counted already.
         self._brain.step -= 1
-        self.forget()
+        self.take(between=True)
 
     def replay(self, learn: Callable[[Any], torch.Tensor], *, next_batch: bool) -> int:
         """Return to the snapshot and learn the recorded batches again.
@@ -133,7 +134,7 @@ class Recovery:
             How many batches were learned again.
         """
         brain = self._brain
-        self._restore()
+        self.snapshot.restore()
         self.recording = False
         try:
             batches = zip(self.journal, self._streams, strict=True)

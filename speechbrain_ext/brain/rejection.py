@@ -164,7 +164,7 @@ def _put_back(guard: Guard) -> int:
 
 
 def _forget_unscaling(brain: NaNSafeBrain) -> None:
-    """Let the next batch be unscaled; ``update()``, which else does, moves the scale."""
+    """Let the next batch be unscaled, which ``update()`` alone would allow."""
     if brain.scaler.is_enabled():
         brain.scaler._per_optimizer_states.clear()
 
@@ -231,8 +231,9 @@ def _dump(
 
 def _quarantine(guard: Guard, diagnosis: Diagnosis, dump: Path | None) -> list[str]:
     """Put proven culprits into quarantine; return what was done, as text."""
-    proven = diagnosis.cause in DATA_CAUSES and diagnosis.utt_ids
-    if not guard.policy.quarantine or not proven:
+    proven = diagnosis.proven and diagnosis.cause != "loss spike"
+    proven |= diagnosis.cause in ("input non-finite", "label out of range")
+    if not guard.policy.quarantine or not proven or not diagnosis.utt_ids:
         return []
     added = guard.quarantine.add(
         diagnosis.utt_ids,

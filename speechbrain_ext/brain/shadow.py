@@ -125,6 +125,12 @@ class TensorShadow:
         self.live, self.held = tensors, held
         self._bind()
 
+    def release(self) -> None:
+        """Let go of the live tensors; the memory waits for `follow`."""
+        self.live, self.held = [], []
+        self._gathers, self._gathered, self._pointers = [], [], []
+        self._after = None
+
     def take(self) -> None:
         """Copy the live tensors into the shadow."""
         # ``buffer.data = other`` keeps the object and exchanges the memory under it.
@@ -138,7 +144,7 @@ class TensorShadow:
                 block.copy_(parts[0])
             else:
                 torch.cat(parts, out=block)
-        if self._odd:
+        if self._odd and self.held:
             with torch.no_grad():
                 torch._foreach_copy_(
                     [self.copies[i] for i in self._odd],
@@ -148,13 +154,14 @@ class TensorShadow:
     @torch.no_grad()
     def restore(self) -> None:
         """Copy the shadow back into the live tensors."""
+        if not self.held:
+            return
         for tensor, (dtype, device, shape, _), copy in zip(
             self.held, self.layout, self.copies, strict=True
         ):
             if (tensor.dtype, tensor.device, tensor.shape) != (dtype, device, shape):
                 tensor.data = copy.clone()  # resized, or exchanged through ``.data``
-        if self.held:
-            torch._foreach_copy_(self.held, self.copies)
+        torch._foreach_copy_(self.held, self.copies)
 
     @torch.no_grad()
     def spoiled_by(self, now: Sequence) -> list[torch.Tensor]:
@@ -269,7 +276,8 @@ def nonfinite_flag(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         elif tensor.is_complex():
             groups[(tensor.dtype, tensor.device)].append(tensor.reshape(-1))
         else:
-            groups[(tensor.dtype, tensor.device)].append(tensor.view(-1))
+            flat = tensor if tensor.dim() == 1 else tensor.view(-1)
+            groups[(tensor.dtype, tensor.device)].append(flat)
     for parts in groups.values():
         block = torch.cat(parts)
         flags.append(zero_or_nan(block).sum())

@@ -75,7 +75,7 @@ def same(values: list, others: list) -> bool:
 
 
 def _codes(code: types.CodeType) -> Iterable[types.CodeType]:
-    """A function's code and that of the functions defined in it."""
+    """Yield a function's code, and that of the functions defined in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

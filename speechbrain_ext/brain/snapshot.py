@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.containers import CONTAINERS, ContainerMemory
+from speechbrain_ext.brain.containers import ATOMS, CONTAINERS, ContainerMemory
 from speechbrain_ext.brain.shadow import is_float, nonfinite_flag, zero_or_nan
-from speechbrain_ext.brain.slots import module_names
+from speechbrain_ext.brain.slots import REGISTRIES
 from speechbrain_ext.brain.streams import RandomStreams
+from speechbrain_ext.brain.transaction import Gradients
+
+_WALK = ContainerMemory()
 
 
 class StateSnapshot:
@@ -18,7 +22,7 @@ class StateSnapshot:
 
     Parameters, buffers, attributes of modules, optimizers with all their state, owners
     and further recoverables (schedulers, GradScaler, epoch counters) at any depth of
-    containers, and the random streams.
+    containers, gradients inside an accumulation window, and the random streams.
 
     Arguments
     ---------
@@ -29,8 +33,8 @@ class StateSnapshot:
     owners : Callable[[], Iterable[object]]
         Gives objects or dicts whose attributes belong to the state (`state_owners`).
     extra : Callable[[], Iterable[object]]
-        Gives further recoverables: put back by their attributes, and those without
-        any by ``state_dict`` and ``load_state_dict``.
+        Gives further recoverables: put back by ``state_dict`` and
+        ``load_state_dict``, and those without by their attributes.
 
     Limits: one snapshot is held; the memory is that of parameters, moments and
     buffers once more. Other objects than those given are put back as the same objects.
@@ -61,6 +65,7 @@ class StateSnapshot:
         self._owners = owners
         self._extra = extra
         self._memory = ContainerMemory(through_modules=True)
+        self._gradients = Gradients()
         self._streams = RandomStreams()
         self._opaque: list[tuple[Any, Any]] = []
         #: Of buffers and attributes, by name: elements that were never finite.
@@ -70,8 +75,9 @@ class StateSnapshot:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors held."""
-        return self._memory.nbytes
+        return self._memory.nbytes + self._gradients.nbytes
 
+    @torch.no_grad()
     def verify(self) -> list[str]:
         """Look whether the live state is finite; one transfer from the device.
 
@@ -110,7 +116,7 @@ class StateSnapshot:
 
     def _flag(self, prefix, name, tensor, kind) -> torch.Tensor:
         """0 if this tensor is as it may be, else NaN."""
-        found = zero_or_nan(tensor.detach(), masks=kind == "attribute")
+        found = zero_or_nan(tensor, masks=kind == "attribute")
         exempt = self._exempt.get((prefix, name))
         if exempt is not None and exempt.shape == found.shape:
             found = found.masked_fill(exempt, 0.0)
@@ -125,13 +131,14 @@ class StateSnapshot:
                 names[id(parameter)] = prefix + name
                 if _can_be_read(parameter):
                     kind = "parameter" if parameter.requires_grad else "buffer"
-                    yield prefix, name, parameter.detach(), kind
+                    yield prefix, name, parameter, kind
             for name, buffer in module._buffers.items():
                 if _can_be_read(buffer):
                     yield prefix, name, buffer, "buffer"
-            for name in module_names(module):
-                for tensor in _tensors_in(vars(module)[name]):
-                    yield prefix, name, tensor, "attribute"
+            for name, value in vars(module).items():
+                if name not in REGISTRIES:
+                    for tensor in _tensors_in(value):
+                        yield prefix, name, tensor, "attribute"
         for which, optimizer in self._optimizers().items():
             for parameter, moments in optimizer.state.items():
                 owner = names.get(id(parameter), "a parameter")
@@ -152,16 +159,21 @@ class StateSnapshot:
         roots += [o if isinstance(o, dict) else vars(o) for o in self._owners()]
         self._opaque = []
         for item in self._extra():
-            if hasattr(item, "__dict__"):
+            if hasattr(item, "state_dict") and hasattr(item, "load_state_dict"):
+                self._opaque.append((item, copy.deepcopy(item.state_dict())))
+            elif hasattr(item, "__dict__"):
                 roots.append(vars(item))
-            elif hasattr(item, "state_dict") and hasattr(item, "load_state_dict"):
-                self._opaque.append((item, item.state_dict()))
             else:
                 raise TypeError(
                     f"StateSnapshot: {type(item).__name__} has neither attributes nor "
                     "state_dict() and load_state_dict(); leave it out of extra"
                 )
         self._memory.take(roots)
+        parameters = [*self._modules.parameters()]
+        for optimizer in self._optimizers().values():
+            for group in optimizer.param_groups:
+                parameters += group["params"]
+        self._gradients.take(list(dict.fromkeys(parameters)))
         self._streams.take()
         self.taken = True
 
@@ -176,9 +188,42 @@ class StateSnapshot:
         if not self.taken:
             raise RuntimeError("StateSnapshot: nothing taken yet; call take() first")
         self._memory.restore()
+        self._gradients.restore()
         for item, state in self._opaque:
-            item.load_state_dict(state)
+            item.load_state_dict(copy.deepcopy(state))
         self._streams.restore()
+
+    @torch.no_grad()
+    def restore_tensors(self, names: Iterable[str]) -> list[str]:
+        """Put single tensors back, where nothing was learned since `take`.
+
+        Arguments
+        ---------
+        names : Iterable[str]
+            As `verify` returned them.
+
+        Returns
+        -------
+        list[str]
+            Those that were not there at `take` and can't be put back.
+        """
+        wanted = set(names)
+        kept = self._memory.kept_tensors()
+        for prefix, name, tensor, _ in list(self._named_tensors()):
+            if f"{prefix}{name}" in wanted and id(tensor) in kept:
+                live, kept_values = kept[id(tensor)]
+                live.copy_(kept_values)
+                wanted.discard(f"{prefix}{name}")
+        # An attribute that was bound to another tensor since.
+        for prefix, module in self._modules.named_modules():
+            prefix = prefix + "." if prefix else ""
+            before = self._memory.kept_items(vars(module))
+            for name, old in (before or {}).items():
+                if f"{prefix}{name}" in wanted and id(old) in kept:
+                    old.copy_(kept[id(old)][1])
+                    vars(module)[name] = old
+                    wanted.discard(f"{prefix}{name}")
+        return sorted(wanted)
 
 
 def _can_be_read(value: Any) -> bool:
@@ -191,12 +236,14 @@ def _can_be_read(value: Any) -> bool:
     )
 
 
-def _tensors_in(value: Any) -> list[torch.Tensor]:
+def _tensors_in(value: Any) -> Sequence[torch.Tensor]:
     """Dense float tensors in an attribute, at any depth of containers."""
+    if type(value) in ATOMS:
+        return ()
     if isinstance(value, torch.Tensor):
-        found = [value]
-    elif isinstance(value, (tuple, *CONTAINERS)):
-        found = ContainerMemory().walk([value])[1]
-    else:
-        return []
-    return [tensor.detach() for tensor in found if _can_be_read(tensor)]
+        return (value,) if _can_be_read(value) else ()
+    if not isinstance(value, (tuple, *CONTAINERS)) or ATOMS.issuperset(
+        map(type, value.values() if isinstance(value, dict) else value)
+    ):
+        return ()
+    return [tensor for tensor in _WALK.walk([value])[1] if _can_be_read(tensor)]

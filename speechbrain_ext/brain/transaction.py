@@ -18,6 +18,7 @@ import torch
 from speechbrain_ext.brain.containers import ContainerMemory
 from speechbrain_ext.brain.forward_state import ForwardState
 from speechbrain_ext.brain.shadow import TensorShadow
+from speechbrain_ext.brain.slots import same
 from speechbrain_ext.brain.streams import RandomStreams
 
 _grad = operator.attrgetter("grad")
@@ -31,6 +32,11 @@ class Gradients:
         self._parameters: list[torch.nn.Parameter] = []
         self._grads: list[torch.Tensor | None] = []
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies."""
+        return self._shadow.nbytes
+
     def take(self, parameters: list[torch.nn.Parameter]) -> None:
         """Remember which parameters have a gradient, and its values.
 
@@ -39,7 +45,7 @@ class Gradients:
         """
         self._parameters, self._grads = parameters, list(map(_grad, parameters))
         if all(map(operator.is_, self._grads, itertools.repeat(None))):
-            self._shadow.follow(())
+            self._shadow.release()
             return
         self._shadow.follow([grad for grad in self._grads if grad is not None])
         self._shadow.take()
@@ -114,15 +120,18 @@ class Transaction:
         self.gradients = Gradients()
         self._undo = OptimizerUndo()
         self._shielded = False
-        #: Optimized parameters that belong to no module.
+        #: Of optimized parameters that belong to no module.
         self._foreign: list[torch.nn.Parameter] = []
+        self._foreign_gradients = Gradients()
 
     def begin(self) -> None:
         """Remember everything."""
         self._shielded = False
         self.forward_state.take()
         self.random.take()
-        self.gradients.take(self.forward_state.parameters + self._foreign)
+        self.gradients.take(self.forward_state.parameters)
+        if self._foreign:
+            self._foreign_gradients.take(self._foreign)
 
     def shield_optimizers(
         self,
@@ -136,14 +145,18 @@ class Transaction:
             All that may step in this batch. To be called after `begin` and before the
             first step; costs one copy of parameters and moments.
 
-        Gradients of parameters that belong to no module are put back from the second
-        shielded batch on: before that nobody knew of them at `begin`.
+        Gradients of parameters that belong to no module are put back as they were at
+        `begin`; in the first shielded batch as they are now, since nobody knew of these
+        parameters before.
         """
         if isinstance(optimizers, Mapping):
             optimizers = optimizers.values()
         self._undo.take(optimizers)
         known = set(map(id, self.forward_state.parameters))
-        self._foreign = [p for p in self._undo.parameters if id(p) not in known]
+        foreign = [p for p in self._undo.parameters if id(p) not in known]
+        if not same(foreign, self._foreign):
+            self._foreign = foreign
+            self._foreign_gradients.take(foreign)
         self._shielded = True
 
     def rollback(self) -> None:
@@ -153,3 +166,5 @@ class Transaction:
             self._undo.restore()
         self.random.restore()
         self.gradients.restore()
+        if self._foreign:
+            self._foreign_gradients.restore()

@@ -14,6 +14,9 @@ from torch import nn
 #: Attributes of a Brain that are not compared: the loggers' lines and the checkpoints
 #: are, by `files_of`.
 NOT_STATE = {"checkpointer", "profiler", "train_logger", "train_sampler"}
+#: The one file that NaNSafeBrain adds to a checkpoint. (The loader's file is not
+#: compared either: it counts the batches that were delivered, bad ones too.)
+OWN = "nan_guard"
 
 
 def state_of(brain) -> dict:
@@ -82,7 +85,7 @@ def files_of(brain, folder: Path) -> dict:
                 if key != "unixtime":
                     found[f"checkpoint.{age}.meta.{key}"] = value
             for name, path in kept.paramfiles.items():
-                if not name.startswith("dataloader"):  # counts delivered batches
+                if name != OWN and not name.startswith("dataloader"):
                     _flatten_file(f"checkpoint.{age}.{name}", Path(path), found)
     for path in sorted(folder.glob("*_log.txt")):
         found[path.name] = path.read_text(encoding="utf-8").replace(str(folder), "")

@@ -37,7 +37,7 @@ def test_the_list_is_closed_and_documented():
         assert set(cause.presets) <= set(PRESETS)
 
 
-@pytest.mark.parametrize("cause", NAMED)
+@pytest.mark.parametrize("cause", sorted(NAMED))
 def test_every_cause_has_a_command_that_exists(cause):
     words = recommend(cause).command.split()
     if words[0] == "./run.sh":

@@ -68,6 +68,40 @@ def test_a_learning_rate_that_is_nan_is_seen(tmp_path):
         run.checkpointer.save_checkpoint()
 
 
+def test_a_scaler_whose_scale_ran_away_is_seen(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=INF)
+    checkpointer = VerifiedCheckpointer(tmp_path, {"scaler": scaler})
+    with pytest.raises(NonFiniteStateError, match="scaler.scale: inf"):
+        checkpointer.save_checkpoint()
+
+
+def test_savers_may_write_folders_and_archives_of_any_kind(tmp_path):
+    def save_folder(obj, path):
+        path.mkdir()
+        (path / "part").write_text("x")
+
+    def save_numpy(obj, path):
+        with open(path, "wb") as stream:
+            numpy.savez(stream, a=numpy.array([NAN]))
+
+    checkpointer = VerifiedCheckpointer(
+        tmp_path,
+        {"folder": object(), "numpy": object(), "script": object()},
+        custom_save_hooks={
+            "folder": save_folder,
+            "numpy": save_numpy,
+            "script": lambda obj, path: torch.jit.save(
+                torch.jit.script(torch.nn.Linear(1, 1)), path
+            ),
+        },
+    )
+    path = checkpointer.save_checkpoint().path
+    assert verify_folder(path) == []
+    assert checkpointer.find_checkpoint().path == path
+    (path / "folder.ckpt" / "part").write_text("y")
+    assert len(verify_folder(path)) == 1
+
+
 class Masked(torch.nn.Module):
     def __init__(self):
         super().__init__()

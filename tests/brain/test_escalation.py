@@ -219,7 +219,7 @@ def test_mode_skip_skips_the_step_and_keeps_the_poisoned_buffers():
     assert not torch.isfinite(state["norm.running_mean"]).all()
 
 
-# -- corrupted state --------------------------------------------------------------------
+# -- corrupted state ------------------------------------------------------------
 
 
 def corruptions():
@@ -282,7 +282,7 @@ def test_without_snapshots_a_corrupted_state_ends_the_run():
         run(batches(3), snapshot_every=0, change=corrupt)
 
 
-# -- validation ---------------------------------------------------------------------------
+# -- validation ------------------------------------------------------------
 
 
 def validated(valid_set, epochs=1):

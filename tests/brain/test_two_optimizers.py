@@ -232,7 +232,7 @@ def test_a_clean_run_has_the_bits_of_stock(turn):
     assert differences(stock(turn=turn), left) == []
 
 
-@pytest.mark.parametrize("place", [0, 2, 6])
+@pytest.mark.parametrize("place", [0, 6])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_batch_that_is_bad_for_one_optimizer_moves_neither(fault, place):
     data = batches(6)
@@ -252,7 +252,7 @@ def test_two_bad_batches_in_a_row_move_neither(fault):
     assert differences(stock(), left) == []
 
 
-@pytest.mark.parametrize("place", range(7))
+@pytest.mark.parametrize("place", [0, 1, 2, 6])
 @pytest.mark.parametrize(
     "fault",
     [

@@ -102,7 +102,7 @@ def _speaker_modules(dropout: float) -> dict[str, nn.Module]:
             24,
             channels=[16, 16, 16, 16, 48],
             attention_channels=16,
-            res2net_scale=2,
+            res2net_scale=4,
             se_channels=16,
             lin_neurons=32,
             dropout=dropout,

@@ -32,7 +32,7 @@ from speechbrain_ext.chaos.injection import Deliveries
 from speechbrain_ext.quantization import ResidualVectorQuantizer
 
 SAMPLE_RATE = 16000
-NUM_SAMPLES = 4800
+NUM_SAMPLES = 3200
 NUM_SPEAKERS = 10
 BATCH_SIZE = 8
 SEED = 1234

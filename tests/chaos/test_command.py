@@ -88,7 +88,7 @@ def test_a_recipe_survives_on_its_own_data_and_leaves_no_file(
     monkeypatch.chdir(tmp_path)
     figures = tmp_path / "figures.json"
     words = [RECIPE, *options(data), "--faults=nan_sample,nan_exp_avg", "--json"]
-    assert chaos(*words, figures, "--batches", 8) == 0
+    assert chaos(*words, figures, "--batches", 6) == 0
     assert list(tmp_path.iterdir()) == [figures]
     [subject] = json.loads(figures.read_text())["subjects"]
     assert subject["subject"] == "transform"

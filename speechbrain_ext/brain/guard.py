@@ -455,7 +455,7 @@ class Guard:
             self.hooks.append(module.register_forward_hook(after))
 
     def _commit(self) -> None:
-        brain, health = self.brain, self.health
+        health = self.health
         for module in self._learners():
             module.commit_statistics()
         self.held.commit()

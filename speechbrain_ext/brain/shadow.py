@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import operator
 from collections.abc import Sequence
 
@@ -254,31 +253,51 @@ class TensorShadow:
         return scalars
 
 
-@torch.no_grad()
-def nonfinite_flag(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Look at all elements of all tensors in a few operations, without a wait.
+class FiniteCheck:
+    """A look at all elements of the same tensors, again and again, in few operations.
 
     Arguments
     ---------
     tensors : Sequence[torch.Tensor]
         Dense float tensors of any kind.
-
-    Returns
-    -------
-    list[torch.Tensor]
-        Scalars of the tensors' dtypes; NaN if something is not finite, else 0.
     """
-    groups = collections.defaultdict(list)
-    flags = []
-    for tensor in tensors:
-        if tensor.numel() > _SCRATCH or not tensor.is_contiguous():
-            flags.append(zero_or_nan(tensor).sum())
-        elif tensor.is_complex():
-            groups[(tensor.dtype, tensor.device)].append(tensor.reshape(-1))
-        else:
-            flat = tensor if tensor.dim() == 1 else tensor.view(-1)
-            groups[(tensor.dtype, tensor.device)].append(flat)
-    for parts in groups.values():
-        block = torch.cat(parts)
-        flags.append(zero_or_nan(block).sum())
-    return flags
+
+    def __init__(self, tensors: Sequence[torch.Tensor]):
+        self._tensors = list(tensors)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Point at the memory in which the tensors are now; small ones share a look."""
+        self._pointers = list(map(torch.Tensor.data_ptr, self._tensors))
+        self._alone: list[torch.Tensor] = []
+        self._together: list[list[torch.Tensor]] = []
+        open_groups: dict[tuple, tuple[list, int]] = {}
+        for tensor in self._tensors:
+            tensor = tensor.detach()
+            if tensor.numel() > _SCRATCH or not tensor.is_contiguous():
+                self._alone.append(tensor)
+                continue
+            key = (tensor.dtype, tensor.device)
+            parts, room = open_groups.get(key, ([], 0))
+            if tensor.numel() > room:
+                parts, room = [], 4 * _SCRATCH
+                self._together.append(parts)
+            parts.append(tensor.view(-1))
+            open_groups[key] = (parts, room - tensor.numel())
+
+    @torch.no_grad()
+    def flags(self) -> list[torch.Tensor]:
+        """Return scalars of the tensors' dtypes: NaN if one is not finite, else 0.
+
+        Nothing here waits for a GPU.
+        """
+        # ``parameter.data = other`` keeps the object and exchanges the memory under it.
+        if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
+            self._bind()
+        found = [zero_or_nan(tensor).sum() for tensor in self._alone]
+        return found + [zero_or_nan(torch.cat(p)).sum() for p in self._together]
+
+
+def nonfinite_flag(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Look once at tensors, as `FiniteCheck`."""
+    return FiniteCheck(tensors).flags()

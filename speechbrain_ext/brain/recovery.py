@@ -75,7 +75,7 @@ class Recovery:
             )
         return True
 
-    def take(self, *, between: bool = False) -> None:
+    def take(self, *, between: bool = False, looked: bool = False) -> None:
         """Take a snapshot of the live state, which the caller has verified.
 
         Arguments
@@ -83,9 +83,11 @@ class Recovery:
         between : bool
             Between two stages: only tensors can be put back from it, since the hooks of
             the recipe move its numbers there.
+        looked : bool
+            Nothing moved since it was verified.
         """
         self.between = between
-        self.snapshot.take()
+        self.snapshot.take(looked=looked)
         self.journal.clear()
         self._streams.clear()
 

@@ -185,9 +185,16 @@ class StateSnapshot:
                 if _can_be_read(value):
                     yield "", str(name), value, "attribute"
 
-    def take(self) -> None:
-        """Remember the whole state, whatever it holds: `verify` first."""
-        self._look()
+    def take(self, *, looked: bool = False) -> None:
+        """Remember the whole state, whatever it holds: `verify` first.
+
+        Arguments
+        ---------
+        looked : bool
+            Nothing moved since `verify`, so that it need not be looked for again.
+        """
+        if not looked:
+            self._look()
         self._opaque = [
             (item, copy.deepcopy(item.state_dict()))
             for item in self._extra()

@@ -92,7 +92,7 @@ class Recovery:
         self._streams.clear()
 
     def record(self, batch: Any, streams: RandomStreams) -> None:
-        """Copy a batch, which `due` has just seen, and the streams before its forward."""
+        """Copy a batch, which `due` has just seen, and the streams of its forward."""
         self._recorded = False
         prepared, self._prepared = self._prepared, None
         if (

@@ -307,6 +307,8 @@ def recommend(
     ladder = _with_margin(known.presets, facts)
     if facts.get("precision") in ("fp16", "bf16") and "no_amp" not in ladder:
         ladder.insert(1, "no_amp")  # not first: the repeat in float32 failed as well
+    if "low_scale" in ladder and "low_scale" not in presets:
+        text += f" In the recipe: {PRESETS['low_scale']}."
     fitting = [name for name in ladder if name in presets and name not in tried]
     if not fitting:
         return Recommendation(f"{text} Every preset that fits was tried.", _REPLAY)

@@ -27,7 +27,7 @@ from speechbrain_ext.errors import UserError
 #: The guard that is tried out; the others are what it is compared with.
 OURS = "transaction"
 #: Names of differing state that a result keeps.
-_MAX_NAMES = 8
+_MAX_NAMES = 3
 
 
 class Subject(Protocol):

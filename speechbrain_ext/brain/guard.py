@@ -79,6 +79,8 @@ class Guard:
         self.hooks: list[Any] = []
         self.hooked: set[int] = set()
         self.epoch = 0
+        #: modules with ``commit_statistics``; None: not looked for yet
+        self.learners: list | None = None
         #: what happened, newest last: cause, detail, utterances, actions
         self.incidents: list[dict] = []
         self.last_report = ""
@@ -140,6 +142,7 @@ class Guard:
         self.epoch = epoch
         self.health.start_epoch(self.brain.step)
         self.transaction.forward_state.forget_plan()
+        self.learners = None
         self.heal_tensors()
         if self.recovery.recording:
             self.recovery.take(between=True)
@@ -279,22 +282,29 @@ class Guard:
             if self.loss is None and isinstance(loss, torch.Tensor):
                 self.loss = loss.detach().to(self.brain.device)
             self.judge(self.optimizers(), stepping=False)
-        elif self.loss is None:  # a fit_batch of its own: its loss was not judged yet
-            cause = self._look_after(loss)
-            if self.any_rank(cause is not None):
-                raise RejectedBatch(Verdict(cause or "other rank"))
+        elif self.loss is None or self.replaying:
+            self._judge_the_end(loss)
         return loss
 
-    def _look_after(self, loss: Any) -> str | None:
-        """Judge what a ``fit_batch`` of its own did after its last step."""
-        probe = None
-        if self.policy.mode != "skip":
-            probe = self.transaction.forward_state.probe()
-        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
-            loss = loss.item()
-        if isinstance(loss, float) and not math.isfinite(loss):
-            return "loss"
-        return "buffer" if probe is not None and not torch.isfinite(probe) else None
+    def _judge_the_end(self, loss: Any) -> None:
+        """Judge what came after the last step: an own loss, buffers moved late.
+
+        Of stock's fit_batch only a hook comes after the step. What that spoils is found
+        before the next snapshot, and its batch when those since the last are replayed.
+        """
+        if isinstance(loss, float):
+            loss = torch.tensor(loss)
+        if self.loss is not None or not isinstance(loss, torch.Tensor):
+            loss = torch.zeros(())
+        skips = self.policy.mode == "skip"
+        verdict = judge(
+            loss.detach().mean().to(self.brain.device),
+            [],
+            None if skips else self.transaction.forward_state.probe(),
+            agree=self.agreement is not None,
+        )
+        if not verdict.accepted:
+            raise RejectedBatch(verdict)
 
     def _vote_against(self) -> None:
         if self.agreement is not None and self.agreement.can_still_vote:
@@ -445,10 +455,9 @@ class Guard:
             self.hooks.append(module.register_forward_hook(after))
 
     def _commit(self) -> None:
-        brain, health = self.brain, self.health
-        for module in brain.modules.modules():
-            if hasattr(module, "commit_statistics"):
-                module.commit_statistics()
+        health = self.health
+        for module in self._learners():
+            module.commit_statistics()
         self.held.commit()
         for spikes, loss, norm in self.usual:
             spikes.commit(loss, norm)
@@ -463,6 +472,16 @@ class Guard:
             logger.warning("nan_guard: safer settings end; the recipe's own hold again")
         if not self.replaying:
             health.commit()
+
+    def _learners(self) -> list:
+        """Modules with statistics to commit; looked for once an epoch, not a batch."""
+        if self.learners is None:
+            self.learners = [
+                module
+                for module in self.brain.modules.modules()
+                if hasattr(module, "commit_statistics")
+            ]
+        return self.learners
 
     def _verdict_of(self, error: Exception, batch: Any) -> Verdict:
         """Turn an exception of the batch into a verdict, where the run can go on."""

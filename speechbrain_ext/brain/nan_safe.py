@@ -111,6 +111,11 @@ class NaNSafeBrain(speechbrain.Brain):
         return self._policy.mode != "off"
 
     @property
+    def is_evaluating(self) -> bool:
+        """Whether a validation or test stage is going on."""
+        return self._evaluation.running
+
+    @property
     def health(self) -> Health:
         """Counts of committed and rejected batches of this run."""
         return self._guard.health
@@ -276,7 +281,7 @@ class NaNSafeBrain(speechbrain.Brain):
         In validation and test a non-finite loss is left out of the mean, and a mean of
         nothing is NaN, never 0.
         """
-        if self.is_guarded and self._evaluation.running:
+        if self.is_guarded and self.is_evaluating:
             return self._evaluation.update_average(loss, avg_loss)
         return super().update_average(loss, avg_loss)
 

@@ -43,6 +43,9 @@ class GuardRecord:
     def load(self, path: str, end_of_epoch: bool) -> None:
         """Go on from a checkpoint's counts."""
         del end_of_epoch
+        guard = self._guard
+        if guard.brain.is_evaluating and guard.health.epoch_batches:
+            return  # to test the best checkpoint does not undo what the run has seen
         state = json.loads(Path(path).read_text(encoding="utf-8"))
-        self._guard.health.load_state_dict(state["health"])
-        self._guard.spike_history.load_state_dict(state["spikes"])
+        guard.health.load_state_dict(state["health"])
+        guard.spike_history.load_state_dict(state["spikes"])

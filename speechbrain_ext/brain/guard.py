@@ -225,9 +225,11 @@ class Guard:
         if self.recovery.due(batch):
             if self.recovery.between:
                 self.heal_tensors()
+                self.recovery.take()
             else:
-                self.heal(self.recovery.snapshot.verify(), next_batch=True)
-            self.recovery.take()
+                bad = self.recovery.snapshot.verify()
+                healed = self.heal(bad, next_batch=True)
+                self.recovery.take(looked=not healed)
         self.transaction.begin()
         self.recovery.record(batch, self.transaction.random)
         self._reset_batch()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from speechbrain_ext.brain.journal import Journal
+from speechbrain_ext.brain.journal import Journal, Prepared
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.snapshot import StateSnapshot
 from speechbrain_ext.brain.streams import RandomStreams
@@ -48,16 +48,20 @@ class Recovery:
         #: False while recorded batches are learned again: they are recorded already
         self.recording = self.every > 0
         self._recorded = False
+        #: the batch that `due` was asked about, taken apart for `record`
+        self._prepared: Prepared | None = None
         #: whether the snapshot stands between two stages and not before a batch
         self.between = False
 
     def due(self, batch: Any) -> bool:
         """Whether a snapshot has to be taken before this batch."""
+        self._prepared = None
         if not self.recording:
             return False
         if self.between or not self.snapshot.taken or len(self.journal) >= self.every:
             return True
-        if self.journal.fits(batch):
+        self._prepared = self.journal.prepare(batch)
+        if self.journal.has_room(self._prepared):
             return False
         if not self._told_about_memory:
             self._told_about_memory = True
@@ -71,7 +75,7 @@ class Recovery:
             )
         return True
 
-    def take(self, *, between: bool = False) -> None:
+    def take(self, *, between: bool = False, looked: bool = False) -> None:
         """Take a snapshot of the live state, which the caller has verified.
 
         Arguments
@@ -79,22 +83,24 @@ class Recovery:
         between : bool
             Between two stages: only tensors can be put back from it, since the hooks of
             the recipe move its numbers there.
+        looked : bool
+            Nothing moved since it was verified.
         """
         self.between = between
-        self.snapshot.take()
+        self.snapshot.take(looked=looked)
         self.journal.clear()
         self._streams.clear()
 
     def record(self, batch: Any, streams: RandomStreams) -> None:
-        """Copy a batch and the streams as they are before its forward."""
+        """Copy a batch, which `due` has just seen, and the streams before its forward."""
         self._recorded = False
+        prepared, self._prepared = self._prepared, None
         if (
             self.recording
             and not self.between
             and self.snapshot.taken
-            and self.journal.fits(batch)
+            and self.journal.record(batch, prepared)
         ):
-            self.journal.record(batch)
             self._streams.append(streams.held())
             self._recorded = True
 

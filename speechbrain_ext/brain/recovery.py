@@ -118,7 +118,7 @@ class Recovery:
         self._since = 0
 
     def record(self, batch: Any, streams: RandomStreams) -> None:
-        """Copy a batch, which `due` has just seen, and the streams before its forward."""
+        """Copy a batch, which `due` has just seen, and the streams before it."""
         self._recorded = self._counted = False
         prepared, self._prepared = self._prepared, None
         if not self.recording or self.between or not self.snapshot.taken:

@@ -195,12 +195,12 @@ def make_parts(size: Size) -> dict[str, Callable[[], None]]:
 
     def frame() -> None:
         guard._mask(batch)
-        guard._hook_optimizers()
+        guard.hooks.attach()
         guard._reset_batch()
         guard.held.open()
         guard.labels.fault(batch)
         guard.cleared.add(id(optimizers[optimizer]))
-        guard._before_step(optimizer, optimizers[optimizer])
+        guard.hooks._before_step(optimizer, optimizers[optimizer])
         guard.usual.append((spikes, 1.0, 1.0))
         guard._commit()
         guard.held.discard()
@@ -244,7 +244,7 @@ class Run:
         self._inside = False
         self._beside = 0.0  # spent in the guard and not counted by it
         self._learned = 0.0  # counted by it, but the model's own work
-        self._clock(guard, "_before_step", "_beside")
+        self._clock(guard.hooks, "_before_step", "_beside")
         self._clock(guard.labels, "fault", "_beside")
         for module in guard._learners():
             self._clock(module, "commit_statistics", "_learned")

@@ -56,6 +56,8 @@ class Agreement:
         self.voted = 0
         #: whether a vote went against the batch
         self.dropped = False
+        #: carried by each vote: this rank asks for a snapshot, and whether any has
+        self.wish = self.wished = False
         #: whether a module that speaks to the other ranks is in its forward
         self.inside_collectives = False
 
@@ -80,7 +82,7 @@ class Agreement:
     def open(self) -> None:
         """Begin a batch."""
         self.voted = 0
-        self.inside_collectives = False
+        self.dropped = self.inside_collectives = False
 
     @property
     def _stages(self) -> tuple[str, ...]:
@@ -111,10 +113,21 @@ class Agreement:
         return False
 
     def any(self, flag: bool) -> bool:
-        """Whether a flag is set on any rank; every rank has to ask."""
-        voice = torch.tensor([float(flag)])
-        distributed.all_reduce(voice, distributed.ReduceOp.MAX, group=self.group)
-        return voice.item() > 0
+        """Whether a flag is set on any rank; every rank has to ask.
+
+        Raises
+        ------
+        RankEndedError
+            If another rank ended, or is later than the timeout.
+        """
+        voice = torch.tensor([float(flag), float(self.wish)])
+        try:
+            distributed.all_reduce(voice, distributed.ReduceOp.MAX, group=self.group)
+        except RuntimeError as error:
+            raise ended(self.reason()) from error
+        found, wished = voice.tolist()
+        self.wished = self.wished or wished > 0
+        return found > 0
 
     @property
     def voted_all(self) -> bool:
@@ -139,6 +152,14 @@ class Agreement:
             if store.check([_KEY]):
                 return store.get(_KEY).decode()
         return None
+
+
+def ended(reason: str | None) -> RankEndedError:
+    """Say that this rank can't go on alone."""
+    return RankEndedError(
+        f"{reason or 'another rank ended or is late'}\n  This rank can't go on alone; "
+        "the last good checkpoint is kept.\n  Next: the same command resumes from it."
+    )
 
 
 def is_collective_error(error: BaseException) -> bool:

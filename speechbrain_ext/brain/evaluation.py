@@ -40,27 +40,34 @@ class Evaluation:
     def __init__(self, brain: NaNSafeBrain):
         self._brain = brain
         self.open = False
-        self._depth = 0
+        #: what a stage around this one had seen: stages may be nested
+        self._outer: list[tuple] = []
         self._reset()
 
     def _reset(self) -> None:
-        self._finite = 0
+        self._finite = self._seen = 0
         #: batches of this stage that were left out: utterances and reason
         self.left_out: list[dict] = []
 
     @property
     def running(self) -> bool:
         """Whether a validation or test stage is going on."""
-        return self._depth > 0
+        return bool(self._outer)
+
+    @property
+    def empty(self) -> bool:
+        """Whether a stage is going on that was given no batch so far."""
+        return self.running and not self._seen
 
     def __enter__(self) -> Evaluation:
-        if not self._depth:
-            self._reset()
-        self._depth += 1
+        self._outer.append((self._finite, self._seen, self.left_out))
+        self._reset()
         return self
 
     def __exit__(self, *exception) -> None:
-        self._depth -= 1
+        around = self._outer.pop()
+        if self._outer:  # what the outermost stage left out may be read afterwards
+            self._finite, self._seen, self.left_out = around
 
     def watch(
         self, evaluate: Callable[[Any], torch.Tensor], batch: Any, stage: Stage
@@ -72,31 +79,36 @@ class Evaluation:
         torch.Tensor
             What ``evaluate(batch)`` returned; NaN if it raised.
         """
-        brain = self._brain
-        transaction = brain._guard.transaction
-        transaction.begin()
-        brain._guard.held.open()
+        brain, guard = self._brain, self._brain._guard
+        self._seen += 1
+        # Inside a batch that is learned from, its transaction is the one that counts.
+        alone = not guard.open
+        if alone:
+            guard.transaction.begin()
+            guard.held.open()
         self.open = True
         error = None
         try:
             loss = evaluate(batch)
+            good = not isinstance(loss, torch.Tensor) or torch.isfinite(loss).all()
+            if alone and good:
+                guard.held.commit()
         except NotImplementedError:
             raise
         except Exception as raised:
             if not self._finite and not self.left_out:
                 raise  # the first batch: more likely a bug of the code
-            loss, error = torch.tensor(math.nan), raised
+            loss, error, good = torch.tensor(math.nan), raised, False
         finally:
             self.open = False
-            if error is None:
-                brain._guard.held.commit()
-            else:
-                brain._guard.held.discard()
-        if not isinstance(loss, torch.Tensor) or torch.isfinite(loss).all():
+            if alone:
+                guard.held.discard()
+        if good:
             return loss
-        step = brain.step
-        transaction.rollback()
-        brain.step = step
+        if alone:
+            step = brain.step
+            guard.transaction.rollback()
+            brain.step = step
         self._leave_out(batch, stage, error)
         return loss
 

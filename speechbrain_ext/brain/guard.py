@@ -1,4 +1,4 @@
-"""One batch under guard: open it, judge it, commit it or put it back."""
+"""One batch under guard: open it, hear its verdict, commit it or put it back."""
 
 from __future__ import annotations
 
@@ -12,39 +12,34 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from speechbrain_ext.brain.agreement import (
-    Agreement,
-    RankEndedError,
-    is_collective_error,
-    is_distributed,
-)
+from speechbrain_ext.brain.agreement import Agreement, is_distributed
 from speechbrain_ext.brain.batches import utterance_ids
 from speechbrain_ext.brain.coverage import coverage
-from speechbrain_ext.brain.diagnose import Diagnosis, diagnose_state
+from speechbrain_ext.brain.diagnose import Diagnosis
+from speechbrain_ext.brain.healing import heal_anywhere, heal_between
 from speechbrain_ext.brain.health import Health
 from speechbrain_ext.brain.held_lines import HeldLines, train_loggers
+from speechbrain_ext.brain.judging import judge_end, judge_replayed, judge_step
 from speechbrain_ext.brain.labels import LabelCheck
-from speechbrain_ext.brain.policy import DivergenceError, NonFinitePolicy
+from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.quarantine import Quarantine, apply_quarantine
-from speechbrain_ext.brain.quarantine_file import quarantine_path, write_quarantine
+from speechbrain_ext.brain.quarantine_file import quarantine_path
+from speechbrain_ext.brain.raised import raise_bug, verdict_of
 from speechbrain_ext.brain.recovery import Recovery
-from speechbrain_ext.brain.rejection import reject
+from speechbrain_ext.brain.rejection import forget_unscaling, reject
 from speechbrain_ext.brain.safer import SaferSettings
 from speechbrain_ext.brain.snapshot import StateSnapshot
-from speechbrain_ext.brain.spikes import SpikeGuard
+from speechbrain_ext.brain.spikes import SpikeHistory
 from speechbrain_ext.brain.state import state_owners
-from speechbrain_ext.brain.streams import RandomStreams
+from speechbrain_ext.brain.step_hooks import StepHooks
 from speechbrain_ext.brain.transaction import Transaction
-from speechbrain_ext.brain.verdict import RejectedBatch, Verdict, group_norms, judge
-from speechbrain_ext.errors import UserError, WorkError
+from speechbrain_ext.brain.verdict import RejectedBatch, Verdict
+from speechbrain_ext.errors import UserError
 
 if TYPE_CHECKING:
     from speechbrain_ext.brain.nan_safe import NaNSafeBrain
 
 logger = logging.getLogger(__name__)
-
-#: Spikes that are only watched are logged one by one up to here.
-_SPIKES_TOLD = 10
 
 
 class Guard:
@@ -63,21 +58,21 @@ class Guard:
         self.health = Health()
         owners = functools.partial(state_owners, brain)
         self.transaction = Transaction(brain.modules, owners)
+        self.spike_history = SpikeHistory(policy)
+        self.safer = SaferSettings(policy.safer_lr_factor, policy.safer_steps)
         self.recovery = Recovery(
             brain,
             policy,
             StateSnapshot(
                 brain.modules, self.optimizers, owners, lambda: [self.spike_history]
             ),
+            beside=[(self.safer, "left"), (self.health, "consecutive_backoffs")],
         )
-        self.spike_history = SpikeHistory(policy)
-        self.safer = SaferSettings(policy.safer_lr_factor, policy.safer_steps)
         self.held = HeldLines()
         self.labels = LabelCheck(policy.label_ranges)
         self.quarantine = Quarantine(None)
         self.agreement: Agreement | None = None
-        self.hooks: list[Any] = []
-        self.hooked: set[int] = set()
+        self.hooks = StepHooks(self)
         self.epoch = 0
         #: modules with ``commit_statistics``; None: not looked for yet
         self.learners: list | None = None
@@ -87,6 +82,8 @@ class Guard:
         self.last_diagnosis = None
         self.last_error: BaseException | None = None
         self.replaying = False
+        #: whether a batch is tried once more after its state was repaired
+        self.retrying = False
         #: whether a batch of this run stepped more than once; None: none stepped yet
         self.steps_twice: bool | None = None
         #: while on_stage_end of training runs
@@ -114,12 +111,12 @@ class Guard:
 
     def start(self) -> None:
         """Prepare for a run of ``fit``."""
-        brain, policy = self.brain, self.policy
-        spaces = [vars(brain), vars(getattr(brain, "hparams", object))]
-        self.held.watch(train_loggers(dict(space) for space in spaces))
+        policy = self.policy
+        self._watch_loggers()
         if policy.quarantine:
             path = quarantine_path(policy, self.dump_folder())
-            self.quarantine = Quarantine(path, keep=policy.keep_quarantined)
+            if self.quarantine is None or self.quarantine.path != path:
+                self.quarantine = Quarantine(path, keep=policy.keep_quarantined)
         if is_distributed():
             self.agreement = Agreement(policy.collective_timeout)
             self.agreement.votes_backward = self.fits_as_stock
@@ -129,13 +126,14 @@ class Guard:
         """Leave nothing behind after a run of ``fit``."""
         self.held.release()
         self.started = False
-        for hook in self.hooks:
-            hook.remove()
-        self.hooks.clear()
-        self.hooked.clear()
+        self.hooks.release()
         if self.agreement is not None:
             self.agreement.leave()
             self.agreement = None
+
+    def _watch_loggers(self) -> None:
+        spaces = [vars(self.brain), vars(getattr(self.brain, "hparams", object))]
+        self.held.watch(train_loggers(dict(space) for space in spaces))
 
     def start_epoch(self, epoch: int, train_set: Any) -> None:
         """Begin an epoch of training on the batches of ``train_set``."""
@@ -143,7 +141,8 @@ class Guard:
         self.health.start_epoch(self.brain.step)
         self.transaction.forward_state.forget_plan()
         self.learners = None
-        self.heal_tensors()
+        self._watch_loggers()  # on_fit_start and on_stage_start may have made one
+        heal_between(self)
         if self.recovery.recording:
             self.recovery.take(between=True)
         if self.policy.quarantine:
@@ -163,13 +162,10 @@ class Guard:
             Whether it had to be learned again.
         """
         health = self.health
-        if (
-            self.last_error is not None
-            and not health.committed
-            and health.exceptions == health.rejected
-        ):
-            raise self.last_error  # every batch raised: a bug of the code
-        healed = self.heal(self.recovery.snapshot.verify(), next_batch=False)
+        only_raised = health.rejected and health.exceptions == health.rejected
+        if only_raised and not health.committed and self.last_error is not None:
+            raise_bug(self)
+        healed = heal_anywhere(self, next_batch=False)
         if healed:
             self.brain.zero_grad(set_to_none=True)
         if self.recovery.recording:
@@ -177,8 +173,9 @@ class Guard:
         return healed
 
     def verify_before_save(self) -> None:
-        """Verify what was learned before it is written in the middle of an epoch."""
-        self.heal(self.recovery.snapshot.verify(), next_batch=False)
+        """Verify what was learned before it is written, and repair it if need be."""
+        if not self.open:
+            heal_anywhere(self, next_batch=False)
 
     @property
     def fits_as_stock(self) -> bool:
@@ -188,15 +185,14 @@ class Guard:
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the optimizers of the Brain by name."""
-        brain = self.brain
-        if getattr(brain, "optimizers_dict", None) is not None:
-            return brain.optimizers_dict
+        named = getattr(self.brain, "optimizers_dict", None) or {}
+        known = set(map(id, named.values()))
         found = {
             name: value
-            for name, value in vars(brain).items()
-            if isinstance(value, torch.optim.Optimizer)
+            for name, value in vars(self.brain).items()
+            if isinstance(value, torch.optim.Optimizer) and id(value) not in known
         }
-        return found
+        return {**named, **found} if found else named
 
     def dump_folder(self) -> Path | None:
         """Return where rejected batches are written, or None."""
@@ -219,17 +215,10 @@ class Guard:
             self.health.epoch_batches += 1
         batch = self._mask(batch)
         if batch is None:  # every utterance of it is in quarantine
-            self.brain.step -= 1
+            self.uncount()
             return torch.tensor(math.nan)
-        self._hook_optimizers()
-        if self.recovery.due(batch):
-            if self.recovery.between:
-                self.heal_tensors()
-                self.recovery.take()
-            else:
-                bad = self.recovery.snapshot.verify()
-                healed = self.heal(bad, next_batch=True)
-                self.recovery.take(looked=not healed)
+        self.hooks.attach()
+        self._take_snapshot_if_due(batch)
         self.transaction.begin()
         self.recovery.record(batch, self.transaction.random)
         self._reset_batch()
@@ -237,16 +226,21 @@ class Guard:
         self.open = True
         if self.agreement is not None:
             self.agreement.open()
+            self.agreement.wish = self.recovery.nearly_full(batch)
         self.health.guard_seconds += time.perf_counter() - started
         error = None
         try:
             loss = self._fit(fit_batch, batch)
         except RejectedBatch as rejected:
             verdict = rejected.verdict
-        except (UserError, WorkError, NotImplementedError):
-            raise
         except Exception as raised:
-            verdict, error = self._verdict_of(raised, batch), raised
+            if isinstance(raised, (UserError, NotImplementedError)):
+                self._abandon()
+                raise
+            verdict, error = verdict_of(self, raised, batch), raised
+        except BaseException:  # Ctrl-C: what is saved now must not hold half a batch
+            self._abandon()
+            raise
         else:
             started = time.perf_counter()
             self._commit()
@@ -255,13 +249,37 @@ class Guard:
         finally:
             self.open = False
             self.held.discard()
+            self.safer.after_step()  # an optimizer that raised has not called it
         return reject(self, fit_batch, batch, verdict, error)
+
+    def _take_snapshot_if_due(self, batch: Any) -> None:
+        agreement = self.agreement
+        asked = None if agreement is None else agreement.wished
+        if self.recovery.due(batch, asked=asked):
+            healed = heal_anywhere(self, next_batch=True)
+            self.recovery.take(looked=not healed)
+            if agreement is not None:
+                agreement.wished = agreement.wish = False
+
+    def _abandon(self) -> None:
+        """Put back the batch that the run ends in, as far as it can be."""
+        if self.policy.mode == "transaction" and (self.shielded or not self.stepped):
+            self.transaction.rollback()
+            forget_unscaling(self.brain)
+            self.recovery.drop_last()
+            self.uncount()
+
+    def uncount(self) -> None:
+        """Take back that a batch was a step, where ``_fit_train`` has counted it."""
+        self.brain.step = max(self.brain.step - 1, 0)
 
     def _mask(self, batch):
         if not self.policy.quarantine or not self.quarantine.entries:
             return batch
+        if self.replaying:  # recorded as it was learned from
+            return batch
         masked = self.quarantine.mask(batch)
-        if masked is not batch and not self.replaying:
+        if masked is not batch:
             kept = 0 if masked is None else len(utterance_ids(masked))
             self.health.masked += len(utterance_ids(batch)) - kept
         if masked is None and self.agreement is not None:
@@ -273,42 +291,37 @@ class Guard:
     def _fit(self, fit_batch, batch):
         fault = self.labels.fault(batch)
         if fault is None and self.agreement is not None and self.quarantine.entries:
-            if self.quarantine.mask(batch) is None:
+            if not self.replaying and self.quarantine.mask(batch) is None:
                 fault = "every utterance of the batch is in quarantine"
         if fault is not None:
-            self._vote_against()
+            self.vote_against()
             raise RejectedBatch(Verdict("label"))
-        with self.labels.learning(batch):
+        passed_over = self._passed_over()
+        with self.safer.full_precision(self.brain), self.labels.learning(batch):
             loss = fit_batch(batch)
+        if self._passed_over() > passed_over:  # the recipe saw a NaN and did nothing
+            loss = torch.tensor(math.nan)
+            if self.agreement is None or not self.judged:
+                self.loss, self.loss_is_scaled = None, False
         if not self.judged:  # a micro-batch inside an accumulation window
             if self.loss is None and isinstance(loss, torch.Tensor):
                 self.loss = loss.detach().to(self.brain.device)
-            self.judge(self.optimizers(), stepping=False)
+            judge_step(self, self.optimizers(), stepping=False)
         elif self.loss is None or self.replaying:
-            self._judge_the_end(loss)
+            judge_end(self, loss if self.loss is None else None)
+        if self.replaying:
+            judge_replayed(self)
         return loss
 
-    def _judge_the_end(self, loss: Any) -> None:
-        """Judge what came after the last step: an own loss, buffers moved late.
+    def _passed_over(self) -> int:
+        return getattr(self.brain, "nonfinite_count", 0)
 
-        Of stock's fit_batch only a hook comes after the step. What that spoils is found
-        before the next snapshot, and its batch when those since the last are replayed.
-        """
-        if isinstance(loss, float):
-            loss = torch.tensor(loss)
-        if self.loss is not None or not isinstance(loss, torch.Tensor):
-            loss = torch.zeros(())
-        skips = self.policy.mode == "skip"
-        verdict = judge(
-            loss.detach().mean().to(self.brain.device),
-            [],
-            None if skips else self.transaction.forward_state.probe(),
-            agree=self.agreement is not None,
-        )
-        if not verdict.accepted:
-            raise RejectedBatch(verdict)
+    def judge(self, optimizers: dict) -> dict:
+        """Judge the open batch before these optimizers step; see `judge_step`."""
+        return judge_step(self, optimizers)
 
-    def _vote_against(self) -> None:
+    def vote_against(self) -> None:
+        """Tell the other ranks that this batch is bad, if there is still time."""
         if self.agreement is not None and self.agreement.can_still_vote:
             self.agreement.vote(self.agreement.last_stage, bad=True)
 
@@ -317,160 +330,29 @@ class Guard:
         self.loss = loss.detach()
         self.loss_is_scaled = True
         if self.open and self.agreement is not None:
-            self._hear("backward")
+            self.hear("backward")
 
-    def _hear(self, stage: str) -> None:
+    def hear(self, stage: str) -> None:
+        """Hear the other ranks; unwind if one of them is against this batch."""
         if self.agreement.vote(stage, bad=False):
             raise RejectedBatch(Verdict("other rank"))
-
-    def judge(self, optimizers: dict, *, stepping: bool = True) -> dict:
-        """Judge the open batch; unwind to its transaction if it is bad.
-
-        Arguments
-        ---------
-        optimizers : dict
-            Name -> optimizer; those about to step.
-        stepping : bool
-            False inside an accumulation window, where none steps.
-
-        Returns
-        -------
-        dict
-            Gradient norms of all groups, to clip with.
-        """
-        norms = group_norms(optimizers)
-        if not self.open:  # a hook of the recipe steps outside any batch
-            return norms
-        started = time.perf_counter()
-        if self.agreement is not None:
-            self._hear(self.agreement.last_stage)
-        self.judged = True
-        self.cleared = set(map(id, optimizers.values()))
-        loss = self.loss
-        if loss is None:
-            loss = torch.zeros((), device=self.brain.device)
-        spikes = self.spike_history.of(optimizers)
-        skips = self.policy.mode == "skip"
-        verdict = judge(
-            loss,
-            norms.values(),
-            # The document's rule knows of no buffers.
-            None if skips else self.transaction.forward_state.probe(),
-            limits=spikes.limits if spikes else (math.inf, math.inf),
-            reject_spikes=self.policy.spike == "reject",
-            agree=self.agreement is not None,
-        )
-        self.rounds += stepping
-        if verdict.cause == "gradient" and self._is_backoff(optimizers, stepping):
-            self.backed_off = stepping
-            return norms
-        if not verdict.accepted:
-            raise RejectedBatch(verdict)
-        if verdict.spike:
-            self._tell_spike(verdict)
-        self.verdict = verdict
-        if spikes and not verdict.spike:
-            loss_seen = verdict.loss if self.loss is not None else None
-            norm_seen = verdict.grad_norm if stepping else None
-            self.usual.append((spikes, loss_seen, norm_seen))
-        self.health.guard_seconds += time.perf_counter() - started
-        return norms
-
-    def _is_backoff(self, optimizers: dict, stepping: bool) -> bool:
-        """Whether the scaler deals with it: it skips the step and lowers the scale."""
-        scaler = self.brain.scaler
-        if not scaler.is_enabled() or scaler.get_scale() <= 1.0:
-            return False
-        if not stepping:  # still scaled: judged when the window steps
-            return True
-        found = 0.0
-        for optimizer in optimizers.values():
-            state = scaler._per_optimizer_states[id(optimizer)]
-            found += sum(float(f) for f in state["found_inf_per_device"].values())
-        if not found:  # finite gradients whose norm overflows: not the scale's fault
-            return False
-        return self.health.consecutive_backoffs < self.policy.max_backoffs
-
-    def _tell_spike(self, verdict: Verdict) -> None:
-        self.health.spikes += 1
-        if self.health.spikes <= _SPIKES_TOLD:
-            logger.warning(
-                "spike in batch %d of epoch %d: loss %.4g, gradient norm %.4g; learned "
-                "from all the same (nan_guard.spike=observe)",
-                self.health.epoch_batches,
-                self.epoch,
-                verdict.loss,
-                verdict.grad_norm,
-            )
-
-    def _hook_optimizers(self) -> None:
-        """Judge also where a recipe calls ``optimizer.step()`` by itself."""
-        for name, optimizer in self.optimizers().items():
-            if id(optimizer) in self.hooked:
-                continue
-            self.hooked.add(id(optimizer))
-
-            def before(optimizer, args, kwargs, name=name):
-                if self.open:
-                    self._before_step(name, optimizer)
-
-            def after(optimizer, args, kwargs):
-                self.safer.after_step()
-
-            self.hooks.append(optimizer.register_step_pre_hook(before))
-            self.hooks.append(optimizer.register_step_post_hook(after))
-        if self.agreement is not None:
-            self._hook_wrapped_modules()
-
-    def _before_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
-        key = id(optimizer)
-        if key not in self.cleared:
-            self.judge({name: optimizer})
-        self.cleared.discard(key)
-        # The first step of a batch needs an undo copy only where another verdict
-        # follows in the same batch; until one batch has shown its way: always.
-        if not self.stepped and self.steps_twice is not False:
-            self.transaction.shield_optimizers(self.optimizers())
-            self.shielded = True
-        self.stepped.add(key)
-        self.safer.before_step(optimizer)
-
-    def _hook_wrapped_modules(self) -> None:
-        """Vote before a module speaks to the other ranks; know when it is done."""
-        for module in self.brain.modules.modules():
-            wrapped = isinstance(module, torch.nn.parallel.DistributedDataParallel)
-            if not wrapped or id(module) in self.hooked:
-                continue
-            self.hooked.add(id(module))
-
-            def before(module, args):
-                if self.open and torch.is_grad_enabled():
-                    if not self.agreement.voted:
-                        self._hear("forward")
-                    self.agreement.inside_collectives = True
-
-            def after(module, args, output):
-                if self.agreement is not None:
-                    self.agreement.inside_collectives = False
-
-            self.hooks.append(module.register_forward_pre_hook(before))
-            self.hooks.append(module.register_forward_hook(after))
 
     def _commit(self) -> None:
         health = self.health
         for module in self._learners():
             module.commit_statistics()
-        self.held.commit()
+        if not self.replaying:  # the lines were written when it was learned first
+            self.held.commit()
         for spikes, loss, norm in self.usual:
             spikes.commit(loss, norm)
         if self.rounds:
             self.steps_twice = bool(self.steps_twice) or self.rounds > 1
         if self.backed_off:
-            health.backoffs += 1
+            health.backoffs += not self.replaying
             health.consecutive_backoffs += 1
         elif self.stepped:
             health.consecutive_backoffs = 0
-        if self.stepped and self.safer.count_step():
+        if self.stepped and self.safer.count_step() and not self.replaying:
             logger.warning("nan_guard: safer settings end; the recipe's own hold again")
         if not self.replaying:
             health.commit()
@@ -485,124 +367,11 @@ class Guard:
             ]
         return self.learners
 
-    def _verdict_of(self, error: Exception, batch: Any) -> Verdict:
-        """Turn an exception of the batch into a verdict, where the run can go on."""
-        if self.policy.mode == "skip":
-            raise error
-        if self.agreement is not None:
-            self._agree_on(error, batch)
-        text = str(error)
-        if "CUDA error" in text or "device-side assert" in text:
-            raise WorkError(
-                f"the GPU's context is lost: {text.splitlines()[0]}\n  No verdict is "
-                "possible any more; the last good checkpoint is kept.\n  Next: the "
-                "same command resumes from it; with labels in the batch, give their "
-                "range: --nan_guard.label_ranges='{spk_id_encoded: 140}'"
-            ) from error
-        self.last_error = error
-        health = self.health
-        if not health.committed and health.exceptions == health.rejected:
-            if health.exceptions + 1 >= self.policy.max_first_exceptions:
-                raise error  # every batch raised: a bug of the code
-        return Verdict("exception")
-
-    def _agree_on(self, error: Exception, batch: Any) -> None:
-        agreement = self.agreement
-        if is_collective_error(error):
-            reason = agreement.reason() or "another rank ended or is late"
-            raise RankEndedError(
-                f"{reason}\n  This rank can't go on alone; the last good checkpoint is "
-                "kept.\n  Next: the same command resumes from it."
-            ) from error
-        if agreement.can_still_vote:
-            self._vote_against()
-            return
-        reason = f"{type(error).__name__}: {error}"
-        agreement.leave_reason(reason)
-        if self.policy.quarantine:
-            self.quarantine.add(
-                utterance_ids(batch),
-                reason=f"{reason} inside a forward that holds collectives",
-                cause="exception",
-                epoch=self.epoch,
-                batch=self.health.epoch_batches,
-            )
-            if self.quarantine.path is not None:  # the main rank may not get to it
-                write_quarantine(self.quarantine.path, self.quarantine.entries, {})
-        raise RankEndedError(
-            f"{reason}\n  raised inside a forward that speaks to the other ranks, "
-            "which can't be agreed: all ranks end.\n  The batch is in quarantine; the "
-            "last good checkpoint is kept.\n  Next: the same command resumes from it, "
-            "without this batch."
-        ) from error
-
-    # -- corrupted state -----------------------------------------------------------
+    # -- what others ask -------------------------------------------------------------
 
     def any_rank(self, flag: bool) -> bool:
         """Whether a flag is set on any rank; all ranks have to ask."""
         return self.agreement.any(flag) if self.agreement is not None else flag
-
-    def heal(self, bad: list[str], *, next_batch: bool) -> bool:
-        """Replay from the last snapshot if the state is corrupted.
-
-        Arguments
-        ---------
-        bad : list[str]
-            Names of corrupted tensors on this rank.
-        next_batch : bool
-            See `Recovery.replay`.
-
-        Returns
-        -------
-        bool
-            Whether anything had to be done.
-
-        Raises
-        ------
-        DivergenceError
-            If there is no snapshot, or learning again corrupts the state again.
-        """
-        if self.replaying or not self.any_rank(bool(bad)):
-            return False
-        names = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if bad[5:] else "")
-        names = names or "tensors of another rank"
-        if self.any_rank(not self.recovery.possible):
-            raise DivergenceError(
-                f"epoch {self.epoch}: the state itself is corrupted ({names}) and "
-                "there is no snapshot to go back to; the last good checkpoint is kept."
-                "\n  Next: the same command resumes from it; keep snapshots with "
-                "--nan_guard.snapshot_every=50"
-            )
-        now = RandomStreams()
-        now.take()
-        self.replaying = True
-        try:
-            replayed = self.recovery.replay(self.brain.fit_batch, next_batch=next_batch)
-        finally:
-            self.replaying = False
-        now.restore()
-        again = self.recovery.snapshot.verify()
-        if self.any_rank(bool(again)):
-            raise DivergenceError(
-                f"epoch {self.epoch}: {names}: corrupted again after {replayed} "
-                "batches were learned again from a verified snapshot, so the recipe "
-                "itself does it; the last good checkpoint is kept.\n"
-                "  Next: try --preset ultrasafe."
-            )
-        self.health.replayed += replayed
-        logger.warning(
-            "state corrupted before batch %d of epoch %d: %s\n  rolled back to the "
-            "last verified snapshot and learned %d batches again",
-            self.health.epoch_batches,
-            self.epoch,
-            names,
-            replayed,
-        )
-        self.note(
-            diagnose_state(bad, self.brain.modules),
-            [f"rolled back to a snapshot, {replayed} batches learned again"],
-        )
-        return True
 
     def note(self, diagnosis: Diagnosis, actions: list[str]) -> None:
         """Add to the public record of what happened."""
@@ -617,74 +386,3 @@ class Guard:
                 "actions": actions,
             }
         )
-
-    def heal_tensors(self) -> None:
-        """Repair what was corrupted between two stages, where nothing learns.
-
-        Raises
-        ------
-        DivergenceError
-            If something is not finite that no snapshot holds.
-        """
-        if not self.recovery.recording:
-            return
-        snapshot = self.recovery.snapshot
-        bad = snapshot.verify()
-        lost = bad
-        if bad and snapshot.taken and self.recovery.between:
-            lost = snapshot.restore_tensors(bad)
-        if self.any_rank(bool(lost)):
-            names = ", ".join(lost[:5]) or "tensors of another rank"
-            raise DivergenceError(
-                f"the state is corrupted between two stages ({names}) and there is no "
-                "snapshot to go back to; the last good checkpoint is kept.\n"
-                "  Next: the same command resumes from it; if it is the first run, "
-                "look at how these weights are made."
-            )
-        if bad:
-            logger.warning(
-                "state corrupted between two stages after epoch %d: %s; put back from "
-                "the snapshot",
-                self.epoch,
-                ", ".join(bad[:5]),
-            )
-            self.note(
-                diagnose_state(bad, self.brain.modules),
-                ["put back from a snapshot; nothing was learned since"],
-            )
-
-
-class SpikeHistory:
-    """One `SpikeGuard` for each set of optimizers that step together.
-
-    A discriminator's gradient norms say nothing about its generator's.
-    """
-
-    def __init__(self, policy: NonFinitePolicy):
-        self._policy = policy
-        self._guards: dict[str, SpikeGuard] = {}
-
-    def of(self, optimizers: dict) -> SpikeGuard | None:
-        """Return the guard for these optimizers; None if spikes are not watched."""
-        policy = self._policy
-        if policy.spike == "off":
-            return None
-        key = "+".join(optimizers)
-        if key not in self._guards:
-            self._guards[key] = SpikeGuard(
-                warmup=policy.spike_warmup,
-                window=policy.spike_window,
-                deviations=policy.spike_deviations,
-                factor=policy.spike_factor,
-            )
-        return self._guards[key]
-
-    def state_dict(self) -> dict:
-        """Return all histories as plain data."""
-        return {key: guard.state_dict() for key, guard in self._guards.items()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from histories that `state_dict` returned."""
-        self._guards.clear()
-        for key, history in state.items():
-            self.of({key: None}).load_state_dict(history)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 
 import speechbrain
 import torch
@@ -11,10 +13,14 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_ext.brain.checkpoint import guard_checkpointer
 from speechbrain_ext.brain.evaluation import Evaluation
 from speechbrain_ext.brain.guard import Guard
+from speechbrain_ext.brain.healing import heal_between
 from speechbrain_ext.brain.health import Health, module_counts
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.progress import extra_progress
 from speechbrain_ext.brain.record import GuardRecord
+
+#: What DDP keeps on a module for as long as it must not reduce gradients.
+_SYNC = "require_backward_grad_sync"
 
 
 class NaNSafeBrain(speechbrain.Brain):
@@ -196,15 +202,20 @@ class NaNSafeBrain(speechbrain.Brain):
             The detached loss, a scalar on CPU; NaN if the batch was rejected, which
             then does not count as a step.
         """
-        safer = self._guard.safer
-        if not safer.on:
-            return super().fit_batch(batch)
-        stock = self.training_ctx
-        self.training_ctx = safer.context(stock, self.device_type)
+        return super().fit_batch(batch)
+
+    @contextlib.contextmanager
+    def no_sync(self, use=True):
+        """As ``speechbrain.Brain.no_sync``; a batch that is unwound ends it as well."""
+        modules = [m for m in self.modules.values() if hasattr(m, _SYNC)] if use else []
+        before = [getattr(module, _SYNC) for module in modules]
+        for module in modules:
+            setattr(module, _SYNC, False)
         try:
-            return super().fit_batch(batch)
+            yield
         finally:
-            self.training_ctx = stock
+            for module, sync in zip(modules, before, strict=True):
+                setattr(module, _SYNC, sync)
 
     def check_loss_isfinite(self, loss):
         """Keep the loss for the verdict (stock counts, and steps all the same)."""
@@ -259,7 +270,7 @@ class NaNSafeBrain(speechbrain.Brain):
 
     def _fit_valid(self, valid_set, epoch, enable):
         if self.is_guarded:
-            self._guard.heal_tensors()
+            heal_between(self._guard)
         with self._evaluation:
             super()._fit_valid(valid_set, epoch, enable)
 
@@ -272,8 +283,9 @@ class NaNSafeBrain(speechbrain.Brain):
             Mean loss of the batches whose loss is finite; NaN if there is none. Those
             left out are named in the log and counted in ``health.left_out``.
         """
-        with self._evaluation:
-            return super().evaluate(*args, **kwargs)
+        with self._evaluation as stage:
+            mean = super().evaluate(*args, **kwargs)
+            return math.nan if self.is_guarded and stage.empty else mean
 
     def update_average(self, loss, avg_loss):
         """Update a running mean with one loss; see ``speechbrain.Brain``.
@@ -327,6 +339,16 @@ def _verified(on_stage_end):
             try:
                 if guard.end_epoch():
                     stage_loss = self.avg_train_loss
+                return on_stage_end(self, stage, stage_loss, epoch)
+            finally:
+                guard.ending = False
+        if stage != speechbrain.Stage.TRAIN and self.is_guarded and not guard.ending:
+            guard.ending = True
+            try:
+                if self._evaluation.empty:
+                    stage_loss = math.nan  # stock calls a mean of nothing 0.0
+                if stage == speechbrain.Stage.VALID:
+                    heal_between(guard)
                 return on_stage_end(self, stage, stage_loss, epoch)
             finally:
                 guard.ending = False

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 from speechbrain_ext.brain.agreement import local_only
 from speechbrain_ext.brain.diagnose import Diagnosis, Incident, diagnose
 from speechbrain_ext.brain.dump import write_dump
+from speechbrain_ext.brain.healing import heal
 from speechbrain_ext.brain.incident import describe
 from speechbrain_ext.brain.state import named_state
 from speechbrain_ext.brain.statistics import gradient_statistics
@@ -64,7 +64,6 @@ def reject(
     if policy.mode == "skip":
         return _skip(guard, batch, verdict)
     verdict, gradients = explain_norm(verdict, brain.modules)
-    verdict = _unscaled(guard, verdict)
     buffers = nonfinite_names(brain.modules.named_buffers())
     statistics = gradient_statistics(brain.modules.named_parameters())
     steps_kept = _put_back(guard)
@@ -72,9 +71,17 @@ def reject(
     guard.recovery.drop_last()
     if guard.any_rank(bool(bad_state)) and not guard.replaying:
         streams = guard.transaction.random.held()
-        guard.heal(bad_state, next_batch=True)
+        heal(guard, bad_state, next_batch=True)
         streams.restore()
-        return guard.transact(fit_batch, batch)
+        if not guard.retrying:
+            health.epoch_batches -= 1
+            guard.retrying = True
+            try:
+                return guard.transact(fit_batch, batch)
+            finally:
+                guard.retrying = False
+        guard.transaction.begin()  # it spoiled the state again: the batch is to blame
+        bad_state = []
     incident = Incident(
         batch=batch,
         verdict=verdict,
@@ -98,9 +105,9 @@ def reject(
     guard.held.discard()
     guard.transaction.rollback()
     # _fit_train has counted it already; a rejected batch is not a step.
-    brain.step -= 1
-    if guard.replaying:
-        return torch.tensor(math.nan)
+    guard.uncount()
+    if guard.replaying:  # it was learned from once, and is found out now
+        health.committed -= 1
     # Escalation follows from these counts: all ranks have to count alike.
     health.reject(
         explained=guard.any_rank(diagnosis.cause in DATA_CAUSES),
@@ -112,7 +119,8 @@ def reject(
         actions = [f"put back, but for {steps_kept} optimizer steps taken before"]
     path = _dump(guard, batch, verdict, diagnosis, statistics, buffers)
     actions += _quarantine(guard, diagnosis, path)
-    actions += _escalate(guard)
+    if not guard.replaying:
+        actions += _escalate(guard)
     guard.last_report = describe(
         verdict,
         diagnosis,
@@ -126,17 +134,9 @@ def reject(
     logger.warning(guard.last_report)
     if error is not None:
         logger.info("the exception was", exc_info=error)
-    health.enforce(policy, guard.last_report)
+    if not guard.replaying:
+        health.enforce(policy, guard.last_report)
     return torch.tensor(math.nan)
-
-
-def _unscaled(guard: Guard, verdict: Verdict) -> Verdict:
-    """Show the loss as the recipe computed it."""
-    if not guard.loss_is_scaled:
-        return verdict
-    brain = guard.brain
-    loss = verdict.loss * brain.grad_accumulation_factor
-    return replace(verdict, loss=loss / brain.scaler.get_scale())
 
 
 def _put_back(guard: Guard) -> int:
@@ -144,10 +144,10 @@ def _put_back(guard: Guard) -> int:
     brain = guard.brain
     unshielded = guard.stepped if not guard.shielded else set()
     guard.transaction.rollback()
-    _forget_unscaling(brain)
+    forget_unscaling(brain)
     if not unshielded:
         return 0
-    # The first batch that steps twice: from now on there are undo copies.
+    # The first batch that is judged after a step: from now on there are undo copies.
     guard.steps_twice = True
     if guard.replaying or not guard.recovery.possible:
         return len(unshielded)
@@ -163,7 +163,7 @@ def _put_back(guard: Guard) -> int:
     return 0
 
 
-def _forget_unscaling(brain: NaNSafeBrain) -> None:
+def forget_unscaling(brain: NaNSafeBrain) -> None:
     """Let the next batch be unscaled, which ``update()`` alone would allow."""
     if brain.scaler.is_enabled():
         brain.scaler._per_optimizer_states.clear()
@@ -171,7 +171,7 @@ def _forget_unscaling(brain: NaNSafeBrain) -> None:
 
 def _forward(guard: Guard, batch: Any) -> torch.Tensor:
     brain = guard.brain
-    with brain.training_ctx:
+    with guard.safer.full_precision(brain), brain.training_ctx:
         outputs = brain.compute_forward(batch, speechbrain.Stage.TRAIN)
         return brain.compute_objectives(outputs, batch, speechbrain.Stage.TRAIN)
 
@@ -273,7 +273,7 @@ def _skip(guard: Guard, batch: Any, verdict: Verdict) -> torch.Tensor:
     brain, health = guard.brain, guard.health
     for parameter in brain.modules.parameters():
         parameter.grad = None
-    _forget_unscaling(brain)
+    forget_unscaling(brain)
     guard.recovery.drop_last()
     health.reject(explained=False)
     logger.warning(

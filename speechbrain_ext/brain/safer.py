@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from speechbrain_ext.brain.nan_safe import NaNSafeBrain
 
 
 class SaferSettings:
@@ -54,8 +61,19 @@ class SaferSettings:
         self.left -= 1
         return not self.on
 
-    def context(self, stock_context, device_type: str):
-        """Return what to open around forward: ``stock_context``, or no autocast."""
+    @contextlib.contextmanager
+    def full_precision(self, brain: NaNSafeBrain) -> Iterator[None]:
+        """While the settings hold, let ``brain.training_ctx`` open no autocast.
+
+        Recipes open this context in a ``fit_batch`` of their own too; one that opens
+        ``torch.autocast`` itself keeps its precision.
+        """
         if not self.on:
-            return stock_context
-        return torch.autocast(device_type=device_type, enabled=False)
+            yield
+            return
+        stock = brain.training_ctx
+        brain.training_ctx = torch.autocast(brain.device_type, enabled=False)
+        try:
+            yield
+        finally:
+            brain.training_ctx = stock

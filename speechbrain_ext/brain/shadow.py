@@ -234,7 +234,7 @@ class TensorShadow:
         return scalars
 
     def _prepare_quick_look(self) -> None:
-        """Prepare `_look_quickly`, if all was finite at first and lies on the CPU."""
+        """Prepare `_look_quickly`: all was finite at first, and lies on the CPU."""
         if self._odd_floats or any(
             exempt is not None or self.blocks[key].is_complex()
             for key, exempt in self._exempt.items()

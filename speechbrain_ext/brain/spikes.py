@@ -7,6 +7,8 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
+from speechbrain_ext.brain.policy import NonFinitePolicy
+
 #: Standard deviations of a normal distribution per median absolute deviation.
 _SIGMAS_PER_MAD = 1.4826
 
@@ -141,6 +143,7 @@ class SpikeGuard:
             "committed": self.committed,
             "loss": list(self.loss.values),
             "norm": list(self.norm.values),
+            "limits": [None if math.isinf(edge) else edge for edge in self.limits],
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -149,5 +152,46 @@ class SpikeGuard:
         self.loss.fill(state["loss"])
         self.norm.fill(state["norm"])
         self.limits = (math.inf, math.inf)
-        if self.committed >= self.warmup:
+        if "limits" in state:  # as refreshed last, or a replay would judge otherwise
+            first, second = (math.inf if e is None else e for e in state["limits"])
+            self.limits = (first, second)
+        elif self.committed >= self.warmup:
             self._refresh()
+
+
+class SpikeHistory:
+    """One `SpikeGuard` for each set of optimizers that step together.
+
+    A discriminator's gradient norms say nothing about its generator's.
+    """
+
+    def __init__(self, policy: NonFinitePolicy):
+        self._policy = policy
+        self._guards: dict[str, SpikeGuard] = {}
+
+    def of(self, optimizers: dict) -> SpikeGuard | None:
+        """Return the guard for these optimizers; None if spikes are not watched."""
+        policy = self._policy
+        if policy.spike == "off":
+            return None
+        key = "+".join(optimizers)
+        if key not in self._guards:
+            self._guards[key] = SpikeGuard(
+                warmup=policy.spike_warmup,
+                window=policy.spike_window,
+                deviations=policy.spike_deviations,
+                factor=policy.spike_factor,
+            )
+        return self._guards[key]
+
+    def state_dict(self) -> dict:
+        """Return all histories as plain data."""
+        return {key: guard.state_dict() for key, guard in self._guards.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from histories that `state_dict` returned."""
+        self._guards.clear()
+        for key, history in state.items():
+            guard = self.of({key: None})
+            if guard is not None:  # spikes may not be watched any more
+                guard.load_state_dict(history)

@@ -99,7 +99,8 @@ def judge(
     -------
     Verdict
         With cause ``"gradient"`` also for norm overflow: `explain_norm` tells them
-        apart, on the event only.
+        apart, on the event only; and, with a finite ``grad_norm``, where the gradients
+        of another rank alone are not finite.
     """
     device = loss.device
     norms = [norm.detach().float().to(device) for norm in norms]
@@ -113,14 +114,16 @@ def judge(
     clean = torch.zeros_like(total) if probe is None else probe.to(device)
     values = torch.stack([loss, total, clean])
     if agree:
-        # Decided on the device, so that the flag needs no transfer of its own. Of what
-        # this rank alone has seen: gradients are everybody's already.
+        # Decided on the device, so that the flags need no transfer of their own. Of
+        # what this rank alone has seen: gradients are everybody's already.
         bad = ~torch.isfinite(values[0] + values[2])
         if reject_spikes:
             bad = bad | (values[0] > limits[0])
-        flag = bad.float().reshape(1)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        values = torch.cat([values, flag])
+            bad = bad | ((values[1] > limits[1]) & torch.isfinite(values[1]))
+        # Inside an accumulation window gradients are each rank's own, though.
+        flags = torch.stack([bad, ~torch.isfinite(values[1])]).float()
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        values = torch.cat([values, flags])
     numbers = values.tolist()
     loss_value, norm_value, clean_value = numbers[:3]
     spike = loss_value > limits[0] or norm_value > limits[1]
@@ -128,9 +131,9 @@ def judge(
         cause = "loss"
     elif not math.isfinite(clean_value):  # forward comes before backward
         cause = "buffer"
-    elif agree and numbers[3] > 0 and not (reject_spikes and loss_value > limits[0]):
+    elif agree and numbers[3] > 0 and not (reject_spikes and spike):
         cause = "other rank"
-    elif not math.isfinite(norm_value):
+    elif not math.isfinite(norm_value) or (agree and numbers[4] > 0):
         cause = "gradient"
     elif spike and reject_spikes:
         cause = "spike"

@@ -1,5 +1,7 @@
 """Safer settings: a factor on the rate that nobody but the step sees."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -39,9 +41,15 @@ def test_a_rate_that_is_a_tensor_comes_back_as_the_same_tensor():
 def test_mixed_precision_is_off_while_the_settings_hold():
     safer = SaferSettings(0.5, 1)
     stock = torch.autocast("cpu", dtype=torch.bfloat16)
-    assert safer.context(stock, "cpu") is stock
+    brain = SimpleNamespace(training_ctx=stock, device_type="cpu")
+
+    def computed():
+        with safer.full_precision(brain), brain.training_ctx:
+            return torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype
+
+    assert computed() == torch.bfloat16
     safer.switch_on()
-    with stock, safer.context(stock, "cpu"):
-        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
+    assert computed() == torch.float32
+    assert brain.training_ctx is stock
     assert safer.count_step()
-    assert safer.context(stock, "cpu") is stock
+    assert computed() == torch.bfloat16

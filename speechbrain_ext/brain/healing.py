@@ -1,0 +1,130 @@
+"""The state is corrupted, and no batch is to blame: repair it, or end the run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from speechbrain_ext.brain.diagnose import diagnose_state
+from speechbrain_ext.brain.policy import DivergenceError
+from speechbrain_ext.brain.streams import RandomStreams
+
+if TYPE_CHECKING:
+    from speechbrain_ext.brain.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+
+def heal(guard: Guard, bad: list[str], *, next_batch: bool) -> bool:
+    """Replay from the last snapshot if the state is corrupted.
+
+    Arguments
+    ---------
+    guard : Guard
+        All ranks have to ask together.
+    bad : list[str]
+        Names of corrupted tensors on this rank.
+    next_batch : bool
+        See `Recovery.replay`.
+
+    Returns
+    -------
+    bool
+        Whether anything had to be done.
+
+    Raises
+    ------
+    DivergenceError
+        If there is no snapshot, or learning again corrupts the state again.
+    """
+    if guard.replaying or not guard.any_rank(bool(bad)):
+        return False
+    names = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if bad[5:] else "")
+    names = names or "tensors of another rank"
+    if guard.any_rank(not guard.recovery.possible):
+        raise DivergenceError(
+            f"epoch {guard.epoch}: the state itself is corrupted ({names}) and "
+            "there is no snapshot to go back to; the last good checkpoint is kept."
+            "\n  Next: the same command resumes from it; keep snapshots with "
+            "--nan_guard.snapshot_every=50"
+        )
+    now = RandomStreams()
+    now.take()
+    guard.replaying = True
+    try:
+        replayed = guard.recovery.replay(guard.brain.fit_batch, next_batch=next_batch)
+    finally:
+        guard.replaying = False
+    now.restore()
+    again = guard.recovery.snapshot.verify()
+    if guard.any_rank(bool(again)):
+        raise DivergenceError(
+            f"epoch {guard.epoch}: {names}: corrupted again after {replayed} "
+            "batches were learned again from a verified snapshot, so the recipe "
+            "itself does it; the last good checkpoint is kept.\n"
+            "  Next: try --preset ultrasafe."
+        )
+    guard.health.replayed += replayed
+    logger.warning(
+        "state corrupted before batch %d of epoch %d: %s\n  rolled back to the "
+        "last verified snapshot and learned %d batches again",
+        guard.health.epoch_batches,
+        guard.epoch,
+        names,
+        replayed,
+    )
+    guard.note(
+        diagnose_state(bad, guard.brain.modules),
+        [f"rolled back to a snapshot, {replayed} batches learned again"],
+    )
+    return True
+
+
+def heal_between(guard: Guard) -> None:
+    """Repair what was corrupted where nothing was learned since the snapshot.
+
+    Raises
+    ------
+    DivergenceError
+        If something is not finite that no snapshot holds.
+    """
+    if not guard.recovery.recording:
+        return
+    snapshot = guard.recovery.snapshot
+    bad = snapshot.verify()
+    lost = bad
+    if bad and snapshot.taken and guard.recovery.between:
+        lost = snapshot.restore_tensors(bad)
+    if guard.any_rank(bool(lost)):
+        names = ", ".join(lost[:5]) or "tensors of another rank"
+        raise DivergenceError(
+            f"the state is corrupted between two stages ({names}) and there is no "
+            "snapshot to go back to; the last good checkpoint is kept.\n"
+            "  Next: the same command resumes from it; if it is the first run, "
+            "look at how these weights are made."
+        )
+    if bad:
+        logger.warning(
+            "state corrupted between two stages after epoch %d: %s; put back from "
+            "the snapshot",
+            guard.epoch,
+            ", ".join(bad[:5]),
+        )
+        guard.note(
+            diagnose_state(bad, guard.brain.modules),
+            ["put back from a snapshot; nothing was learned since"],
+        )
+
+
+def heal_anywhere(guard: Guard, *, next_batch: bool) -> bool:
+    """Verify the live state, and repair it in the way that its snapshot allows.
+
+    Returns
+    -------
+    bool
+        Whether batches had to be learned again.
+    """
+    if guard.recovery.between:
+        heal_between(guard)
+        return False
+    return heal(guard, guard.recovery.snapshot.verify(), next_batch=next_batch)

@@ -256,8 +256,10 @@ class Guard:
         agreement = self.agreement
         asked = None if agreement is None else agreement.wished
         if self.recovery.due(batch, asked=asked):
-            healed = heal_anywhere(self, next_batch=True)
-            self.recovery.take(looked=not healed)
+            # Repair between two stages may bind other tensors: look again.
+            moved = self.recovery.between
+            moved = heal_anywhere(self, next_batch=True) or moved
+            self.recovery.take(looked=not moved)
             if agreement is not None:
                 agreement.wished = agreement.wish = False
 

@@ -50,12 +50,14 @@ def heal(guard: Guard, bad: list[str], *, next_batch: bool) -> bool:
         )
     now = RandomStreams()
     now.take()
+    rejected = guard.health.rejected
     guard.replaying = True
     try:
         replayed = guard.recovery.replay(guard.brain.fit_batch, next_batch=next_batch)
     finally:
         guard.replaying = False
-    now.restore()
+    if guard.health.rejected == rejected:  # else the batch found out drew from them
+        now.restore()
     again = guard.recovery.snapshot.verify()
     if guard.any_rank(bool(again)):
         raise DivergenceError(

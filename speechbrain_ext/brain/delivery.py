@@ -111,12 +111,20 @@ def _fit(guard: Guard, fit_batch: Callable[[Any], Any], batch: Any) -> Any:
     if fault is None and guard.agreement is not None and guard.quarantine.entries:
         if not guard.replaying and guard.quarantine.mask(batch) is None:
             fault = "every utterance of the batch is in quarantine"
-    if fault is not None:
+    on_trial = guard.labels.doubted if guard.agreement is None else None
+    if fault is not None and (on_trial is None or guard.brain.device_type != "cpu"):
         guard.vote_against()
         raise RejectedBatch(Verdict("label"))
     passed_over = _passed_over(guard)
     with guard.safer.full_precision(guard.brain), guard.labels.learning(batch):
-        loss = fit_batch(batch)
+        try:
+            loss = fit_batch(batch)
+        except Exception as error:
+            if on_trial is None or isinstance(error, UserError):
+                raise
+            raise RejectedBatch(Verdict("label")) from error
+    if on_trial is not None:
+        guard.labels.forget(on_trial)
     if _passed_over(guard) > passed_over:  # the recipe saw a NaN and did nothing
         loss = torch.tensor(math.nan)
         if guard.agreement is None or not guard.judged:

@@ -78,6 +78,7 @@ class Guard:
         self.last_diagnosis = None
         self.last_error: BaseException | None = None
         self.replaying = False
+        self.told_about_dumps = False
         #: whether a batch is tried once more after its state was repaired
         self.retrying = False
         #: whether a batch of this run stepped more than once; None: none stepped yet
@@ -110,8 +111,12 @@ class Guard:
         """Prepare for a run of ``fit``."""
         policy = self.policy
         self._watch_loggers()
+        folder = self.dump_folder()
+        if folder is not None:  # a run that was started again counts on
+            written = len(list(folder.glob("nan_batch_*.pt")))
+            self.health.dumps = max(self.health.dumps, written)
         if policy.quarantine:
-            path = quarantine_path(policy, self.dump_folder())
+            path = quarantine_path(policy, folder)
             if self.quarantine is None or self.quarantine.path != path:
                 self.quarantine = Quarantine(path, keep=policy.keep_quarantined)
         if is_distributed():

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechbrain_ext.checkout import project_root
+
 #: Names in ``hparams/presets``, and what each changes.
 PRESETS: dict[str, str] = {
     "tight_clip": "clip gradients harder (max_grad_norm 1.0 instead of 5.0)",
@@ -240,11 +242,19 @@ class Recommendation:
         return self.command
 
 
+def existing_presets() -> list[str]:
+    """Return the presets that this checkout has, the mildest first."""
+    folder = project_root() / "hparams" / "presets"
+    if not folder.is_dir():
+        return list(PRESETS)
+    return [name for name in PRESETS if (folder / f"{name}.yaml").exists()]
+
+
 def recommend(
     cause: str,
     facts: Mapping[str, Any] | None = None,
     *,
-    presets: Collection[str] = tuple(PRESETS),
+    presets: Collection[str] | None = None,
     tried: Collection[str] = (),
 ) -> Recommendation:
     """Say what to do about a cause.
@@ -256,8 +266,9 @@ def recommend(
     facts : Mapping, optional
         Of a diagnosis: ``module``, ``operation``, ``source`` (text; a margin softmax
         in them changes the advice), ``precision``, ``utt_ids``, ``paths``.
-    presets : Collection of str
-        Presets that exist here; the advice names no other.
+    presets : Collection of str or None
+        Presets that exist here; the advice names no other. None: those of
+        ``hparams/presets``, or all where that folder is not installed.
     tried : Collection of str
         Presets that this run already has, or that did not help.
 
@@ -275,7 +286,8 @@ def recommend(
     -------
     >>> recommend("norm overflow").command
     './run.sh --stage train --preset tight_clip'
-    >>> recommend("loss term", {"module": "classifier (AAMSoftmax)"}).preset
+    >>> aam = {"module": "classifier (AAMSoftmax)"}
+    >>> recommend("loss term", aam, presets=PRESETS).preset
     'low_scale'
     """
     if cause not in CAUSES:
@@ -283,6 +295,7 @@ def recommend(
             f"recommend: no cause {cause!r}; the list is {', '.join(CAUSES)}"
         )
     facts = facts or {}
+    presets = existing_presets() if presets is None else presets
     known = CAUSES[cause]
     text = known.remedy
     if not known.presets:
@@ -294,6 +307,8 @@ def recommend(
     ladder = _with_margin(known.presets, facts)
     if facts.get("precision") in ("fp16", "bf16") and "no_amp" not in ladder:
         ladder.insert(1, "no_amp")  # not first: the repeat in float32 failed as well
+    if "low_scale" in ladder and "low_scale" not in presets:
+        text += f" In the recipe: {PRESETS['low_scale']}."
     fitting = [name for name in ladder if name in presets and name not in tried]
     if not fitting:
         return Recommendation(f"{text} Every preset that fits was tried.", _REPLAY)

@@ -150,16 +150,31 @@ class ContainerMemory:
         """Bytes of the tensors kept."""
         return self._shadow.nbytes
 
-    def take(self, roots: Iterable[Any]) -> None:
-        """Remember all that can be reached from these containers or objects."""
+    def look(self, roots: Iterable[Any]) -> bool:
+        """Find what can be reached from these containers or objects.
+
+        Returns
+        -------
+        bool
+            Whether it may be something else than at the last look.
+        """
         roots = list(roots)
         values = self._values(self._containers)
-        if not self._leads_to_the_same(roots, values):
+        changed = not self._leads_to_the_same(roots, values)
+        if changed:
             self._roots = roots
-            self._containers, self._tensors, generators = self.walk(roots)
-            self._streams = generators
+            self._containers, self._tensors, self._streams = self.walk(roots)
             values = self._values(self._containers)
         self._last = values
+        return changed
+
+    def take(self, roots: Iterable[Any]) -> None:
+        """Remember all that can be reached from these containers or objects."""
+        self.look(roots)
+        self.keep()
+
+    def keep(self) -> None:
+        """Remember all that the last `look` found."""
         self._held = [(item, remember(item)) for item in self._containers]
         self._generators = [(g, generator_state(g)) for g in self._streams]
         self._shadow.follow(self._tensors)

@@ -31,7 +31,7 @@ def transact(guard: Guard, fit_batch: Callable[[Any], Any], batch: Any) -> Any:
     started = time.perf_counter()
     if not guard.replaying:
         guard.health.epoch_batches += 1
-    batch = _mask(guard, batch)
+    batch = mask(guard, batch)
     if batch is None:  # every utterance of it is in quarantine
         guard.uncount()
         return torch.tensor(math.nan)
@@ -61,7 +61,7 @@ def transact(guard: Guard, fit_batch: Callable[[Any], Any], batch: Any) -> Any:
         raise
     else:
         started = time.perf_counter()
-        _commit(guard)
+        commit(guard)
         guard.health.guard_seconds += time.perf_counter() - started
         return loss
     finally:
@@ -75,8 +75,8 @@ def _take_snapshot_if_due(guard: Guard, batch: Any) -> None:
     agreement = guard.agreement
     asked = None if agreement is None else agreement.wished
     if guard.recovery.due(batch, asked=asked):
-        heal_anywhere(guard, next_batch=True)
-        guard.recovery.take()
+        healed = heal_anywhere(guard, next_batch=True)
+        guard.recovery.take(looked=not healed)
         if agreement is not None:
             agreement.wished = agreement.wish = False
 
@@ -90,7 +90,8 @@ def _abandon(guard: Guard) -> None:
         guard.uncount()
 
 
-def _mask(guard: Guard, batch: Any) -> Any:
+def mask(guard: Guard, batch: Any) -> Any:
+    """Leave out what is in quarantine; None if nothing is left."""
     if not guard.policy.quarantine or not guard.quarantine.entries:
         return batch
     if guard.replaying:  # recorded as it was learned from
@@ -144,7 +145,8 @@ def _passed_over(guard: Guard) -> int:
     return getattr(guard.brain, "nonfinite_count", 0)
 
 
-def _commit(guard: Guard) -> None:
+def commit(guard: Guard) -> None:
+    """Let everything that waited for the verdict on the open batch happen."""
     health = guard.health
     for module in guard.statistics_learners():
         module.commit_statistics()

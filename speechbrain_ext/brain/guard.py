@@ -161,7 +161,7 @@ class Guard:
         Returns
         -------
         bool
-            Whether it had to be learned again.
+            Whether it had to be repaired, or learned again.
         """
         health = self.health
         only_raised = health.rejected and health.exceptions == health.rejected

@@ -82,8 +82,13 @@ def heal(guard: Guard, bad: list[str], *, next_batch: bool) -> bool:
     return True
 
 
-def heal_between(guard: Guard) -> None:
+def heal_between(guard: Guard) -> bool:
     """Repair what was corrupted where nothing was learned since the snapshot.
+
+    Returns
+    -------
+    bool
+        Whether anything was.
 
     Raises
     ------
@@ -91,7 +96,7 @@ def heal_between(guard: Guard) -> None:
         If something is not finite that no snapshot holds.
     """
     if not guard.recovery.recording:
-        return
+        return False
     snapshot = guard.recovery.snapshot
     bad = snapshot.verify()
     lost = bad
@@ -116,6 +121,7 @@ def heal_between(guard: Guard) -> None:
             diagnose_state(bad, guard.brain.modules),
             ["put back from a snapshot; nothing was learned since"],
         )
+    return bool(bad)
 
 
 def heal_anywhere(guard: Guard, *, next_batch: bool) -> bool:
@@ -124,9 +130,8 @@ def heal_anywhere(guard: Guard, *, next_batch: bool) -> bool:
     Returns
     -------
     bool
-        Whether batches had to be learned again.
+        Whether anything had to be repaired.
     """
     if guard.recovery.between:
-        heal_between(guard)
-        return False
+        return heal_between(guard)
     return heal(guard, guard.recovery.snapshot.verify(), next_batch=next_batch)

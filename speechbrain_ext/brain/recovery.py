@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from speechbrain_ext.brain.journal import Journal
+from speechbrain_ext.brain.journal import Journal, Prepared
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.snapshot import StateSnapshot
 from speechbrain_ext.brain.streams import RandomStreams
@@ -60,6 +60,8 @@ class Recovery:
         #: False while recorded batches are learned again: they are recorded already
         self.recording = self.every > 0
         self._recorded = False
+        #: the batch that `due` was asked about, taken apart for `record`
+        self._prepared: Prepared | None = None
         #: whether the snapshot stands between two stages and not before a batch
         self.between = False
 
@@ -74,11 +76,13 @@ class Recovery:
             With several ranks: whether one of them has asked for a snapshot. They take
             it before the same batch, so that one rank's memory alone can't decide.
         """
+        self._prepared = None
         if not self.recording:
             return False
         if self.between or not self.snapshot.taken or self._since >= self.every:
             return True
-        full = not self.journal.fits(batch) if asked is None else asked
+        self._prepared = self.journal.prepare(batch)
+        full = not self.journal.has_room(self._prepared) if asked is None else asked
         if full and not self._told_about_memory:
             self._told_about_memory = True
             logger.warning(
@@ -95,7 +99,7 @@ class Recovery:
         """Whether another batch like this one would find no room in the journal."""
         return self.recording and not self.journal.fits(batch)
 
-    def take(self, *, between: bool = False) -> None:
+    def take(self, *, between: bool = False, looked: bool = False) -> None:
         """Take a snapshot of the live state, which the caller has verified.
 
         Arguments
@@ -103,21 +107,24 @@ class Recovery:
         between : bool
             Between two stages: only tensors can be put back from it, since the hooks of
             the recipe move its numbers there.
+        looked : bool
+            Nothing moved since it was verified.
         """
         self.between = between
-        self.snapshot.take()
+        self.snapshot.take(looked=looked)
         self.journal.clear()
         self._streams.clear()
         self._settings.clear()
         self._since = 0
 
     def record(self, batch: Any, streams: RandomStreams) -> None:
-        """Copy a batch and the streams as they are before its forward."""
+        """Copy a batch, which `due` has just seen, and the streams before it."""
         self._recorded = self._counted = False
+        prepared, self._prepared = self._prepared, None
         if not self.recording or self.between or not self.snapshot.taken:
             return
         self._since, self._counted = self._since + 1, True
-        if self.journal.record(batch):
+        if self.journal.record(batch, prepared):
             self._streams.append(streams.held())
             self._settings.append(self._numbers())
             self._recorded = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import operator
 from collections.abc import Sequence
 
@@ -10,6 +9,8 @@ import torch
 
 #: Elements that one pass of `nonfinite_flag` looks at together.
 _SCRATCH = 1 << 16
+#: Larger tensors are not gathered to be looked at.
+_ALONE = 1 << 12
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
@@ -100,6 +101,7 @@ class TensorShadow:
         ]
         self._gathered = [self.held[i] for g in self._groups.values() for i in g]
         self._pointers = list(map(torch.Tensor.data_ptr, self._gathered))
+        self._quick: list[tuple] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -129,7 +131,7 @@ class TensorShadow:
         """Let go of the live tensors; the memory waits for `follow`."""
         self.live, self.held = [], []
         self._gathers, self._gathered, self._pointers = [], [], []
-        self._after = None
+        self._after = self._quick = None
 
     def take(self) -> None:
         """Copy the live tensors into the shadow."""
@@ -163,7 +165,6 @@ class TensorShadow:
                 tensor.data = copy.clone()  # resized, or exchanged through ``.data``
         torch._foreach_copy_(self.held, self.copies)
 
-    @torch.no_grad()
     def spoiled_by(self, now: Sequence) -> list[torch.Tensor]:
         """Look for elements that were finite when first taken and are not any more.
 
@@ -177,6 +178,14 @@ class TensorShadow:
         list[torch.Tensor]
             Scalars that are 0, or NaN where there is such an element; no sync.
         """
+        if self._quick is not None and self.matches(now):
+            if list(map(torch.Tensor.data_ptr, self._gathered)) == self._pointers:
+                return self._look_quickly()
+        with torch.no_grad():
+            return self._look_thoroughly(now)
+
+    def _look_thoroughly(self, now: Sequence) -> list[torch.Tensor]:
+        """Look for it whatever the tensors are, and whatever was bad before."""
         floats = {key: block for key, block in self.blocks.items() if is_float(block)}
         if self._exempt is None:
             self._exempt = {k: self._spoiled_already(b) for k, b in floats.items()}
@@ -189,6 +198,7 @@ class TensorShadow:
         )
         if not floats:
             return scalars
+        self._prepare_quick_look()
         after = [now[place] for place in self._float_places]
         if self._after is None:
             self._after = TensorShadow([self.live[p] for p in self._float_places])
@@ -217,25 +227,71 @@ class TensorShadow:
         for key, exempt in self._exempt.items():
             block = self._after.blocks[key]
             if exempt is None:
-                scalars.append(self._zero_or_nan_sum(key, block))
+                scalars.append(self._zero_or_nan_sum(block))
                 continue
             found = zero_or_nan(block, masks=self.masks)
             scalars.append(found.masked_fill_(exempt, 0.0).sum())
         return scalars
 
-    def _zero_or_nan_sum(self, key: tuple, block: torch.Tensor) -> torch.Tensor:
-        if block.is_complex() or block.numel() > _SCRATCH:
-            return zero_or_nan(block).sum()
-        if key not in self._zeros:
-            self._zeros[key] = torch.zeros_like(block)
-        return torch.dot(block, self._zeros[key])  # one small operation, no copy
+    def _prepare_quick_look(self) -> None:
+        """Prepare `_look_quickly`: all was finite at first, and lies on the CPU."""
+        if self._odd_floats or any(
+            exempt is not None or self.blocks[key].is_complex()
+            for key, exempt in self._exempt.items()
+        ):
+            return
+        self._quick = []
+        for parts, block in self._gathers:
+            if not is_float(block):
+                continue
+            # A mask is clamped, which needs a copy anyway.
+            small = [p for p in parts if self.masks or p.numel() <= _ALONE]
+            large = [p for p in parts if not self.masks and p.numel() > _ALONE]
+            for several in ([small] if small else []) + [[part] for part in large]:
+                size = sum(part.numel() for part in several)
+                zeros = self._zeros_for(block, size) if size <= _SCRATCH else None
+                self._quick.append((several, zeros))
+
+    def _look_quickly(self) -> list[torch.Tensor]:
+        """Look at the live tensors where they are; only small ones are gathered."""
+        scalars = []
+        for parts, zeros in self._quick:
+            values = torch.cat(parts) if len(parts) > 1 else parts[0]
+            if zeros is None:
+                scalars.append(self._zero_or_nan_sum(values))
+                continue
+            if self.masks:
+                values = values.clamp(min=0)
+            scalars.append(torch.dot(values, zeros))
+        return scalars
+
+    def _zero_or_nan_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """0, or NaN if an element is not as it may be."""
+        if values.is_complex() or values.device.type != "cpu":
+            return zero_or_nan(values, masks=self.masks).sum()
+        if self.masks:
+            values = values.clamp(min=0)
+        # One small operation without a copy; x * 0 is NaN where x is not finite.
+        if values.numel() <= _SCRATCH:
+            return torch.dot(values, self._zeros_for(values, values.numel()))
+        zeros = self._zeros_for(values, _SCRATCH)
+        return sum(
+            torch.dot(part, zeros[: part.numel()]) for part in values.split(_SCRATCH)
+        )
+
+    def _zeros_for(self, values: torch.Tensor, size: int) -> torch.Tensor:
+        """So many zeros of this dtype; all share the same memory."""
+        zeros = self._zeros.get(values.dtype)
+        if zeros is None or zeros.numel() < size:
+            zeros = self._zeros[values.dtype] = values.new_zeros(size)
+        return zeros[:size]
 
     def _spoiled_already(self, block: torch.Tensor) -> torch.Tensor | None:
         """Mark the elements that are not finite, or return None if all are."""
         found = zero_or_nan(block, masks=self.masks).isnan()
         # Buffers keep their identity, so this is asked once, and it halves the cost
         # of large codebooks; on a GPU the answer would cost a wait.
-        if not self.masks and block.device.type == "cpu" and not found.any():
+        if block.device.type == "cpu" and not found.any():
             return None
         return found
 
@@ -254,31 +310,51 @@ class TensorShadow:
         return scalars
 
 
-@torch.no_grad()
-def nonfinite_flag(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Look at all elements of all tensors in a few operations, without a wait.
+class FiniteCheck:
+    """A look at all elements of the same tensors, again and again, in few operations.
 
     Arguments
     ---------
     tensors : Sequence[torch.Tensor]
         Dense float tensors of any kind.
-
-    Returns
-    -------
-    list[torch.Tensor]
-        Scalars of the tensors' dtypes; NaN if something is not finite, else 0.
     """
-    groups = collections.defaultdict(list)
-    flags = []
-    for tensor in tensors:
-        if tensor.numel() > _SCRATCH or not tensor.is_contiguous():
-            flags.append(zero_or_nan(tensor).sum())
-        elif tensor.is_complex():
-            groups[(tensor.dtype, tensor.device)].append(tensor.reshape(-1))
-        else:
-            flat = tensor if tensor.dim() == 1 else tensor.view(-1)
-            groups[(tensor.dtype, tensor.device)].append(flat)
-    for parts in groups.values():
-        block = torch.cat(parts)
-        flags.append(zero_or_nan(block).sum())
-    return flags
+
+    def __init__(self, tensors: Sequence[torch.Tensor]):
+        self._tensors = list(tensors)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Point at the memory in which the tensors are now; small ones share a look."""
+        self._pointers = list(map(torch.Tensor.data_ptr, self._tensors))
+        self._alone: list[torch.Tensor] = []
+        self._together: list[list[torch.Tensor]] = []
+        open_groups: dict[tuple, tuple[list, int]] = {}
+        for tensor in self._tensors:
+            tensor = tensor.detach()
+            if tensor.numel() > _SCRATCH or not tensor.is_contiguous():
+                self._alone.append(tensor)
+                continue
+            key = (tensor.dtype, tensor.device)
+            parts, room = open_groups.get(key, ([], 0))
+            if tensor.numel() > room:
+                parts, room = [], 4 * _SCRATCH
+                self._together.append(parts)
+            parts.append(tensor.view(-1))
+            open_groups[key] = (parts, room - tensor.numel())
+
+    @torch.no_grad()
+    def flags(self) -> list[torch.Tensor]:
+        """Return scalars of the tensors' dtypes: NaN if one is not finite, else 0.
+
+        Nothing here waits for a GPU.
+        """
+        # ``parameter.data = other`` keeps the object and exchanges the memory under it.
+        if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
+            self._bind()
+        found = [zero_or_nan(tensor).sum() for tensor in self._alone]
+        return found + [zero_or_nan(torch.cat(p)).sum() for p in self._together]
+
+
+def nonfinite_flag(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Look once at tensors, as `FiniteCheck`."""
+    return FiniteCheck(tensors).flags()

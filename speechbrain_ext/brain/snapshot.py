@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from speechbrain_ext.brain.containers import ATOMS, CONTAINERS, ContainerMemory
-from speechbrain_ext.brain.shadow import is_float, nonfinite_flag, zero_or_nan
+from speechbrain_ext.brain.shadow import FiniteCheck, is_float, zero_or_nan
 from speechbrain_ext.brain.slots import REGISTRIES
 from speechbrain_ext.brain.streams import RandomStreams
 from speechbrain_ext.brain.transaction import Gradients
@@ -70,6 +70,12 @@ class StateSnapshot:
         self._opaque: list[tuple[Any, Any]] = []
         #: Of buffers and attributes, by name: elements that were never finite.
         self._exempt: dict[tuple[str, str], torch.Tensor] | None = None
+        #: What `verify` looks at: all in one go, and one by one.
+        self._check: FiniteCheck | None = None
+        self._special: list[tuple] = []
+        self._scripted = False
+        #: All that may have a gradient.
+        self._parameters: list[torch.nn.Parameter] = []
         self.taken = False
 
     @property
@@ -87,21 +93,10 @@ class StateSnapshot:
             Names of the tensors that are not, [] if all is well. -Inf in plain
             attributes, and what buffers and attributes held from the start, is well.
         """
-        held = list(self._named_tensors())
-        if self._exempt is None:
-            self._exempt = {}
-            for prefix, name, tensor, kind in held:
-                if kind in ("buffer", "attribute"):
-                    bad = zero_or_nan(tensor).isnan()
-                    if bad.any():
-                        self._exempt[prefix, name] = bad
-        fused, flags = [], []
-        for prefix, name, tensor, kind in held:
-            if kind == "attribute" or (prefix, name) in self._exempt:
-                flags.append(self._flag(prefix, name, tensor, kind))
-            else:
-                fused.append(tensor)
-        flags += nonfinite_flag(fused)
+        if self._look() or self._check is None or self._scripted:
+            self._list()
+        flags = self._check.flags()
+        flags += [self._flag(*one) for one in self._special]
         if not flags:
             return []
         device = flags[0].device
@@ -110,9 +105,46 @@ class StateSnapshot:
             return []
         return [
             f"{prefix}{name}"
-            for prefix, name, tensor, kind in held
+            for prefix, name, tensor, kind in self._named_tensors()
             if not torch.isfinite(self._flag(prefix, name, tensor, kind))
         ]
+
+    def _look(self) -> bool:
+        """Whether the state may be made of other objects than at the last look."""
+        roots = [self._modules, *self._optimizers().values()]
+        roots += [o if isinstance(o, dict) else vars(o) for o in self._owners()]
+        further = [item for item in self._extra() if not _has_own_state(item)]
+        changed = self._memory.look(roots + list(map(_attributes, further)))
+        if changed:
+            self._check = None
+            # What is bound inside of a scripted module shows nowhere.
+            self._scripted = any(
+                isinstance(module, torch.jit.ScriptModule)
+                for module in self._modules.modules()
+            )
+            parameters = [*self._modules.parameters()]
+            for optimizer in self._optimizers().values():
+                for group in optimizer.param_groups:
+                    parameters += group["params"]
+            self._parameters = list(dict.fromkeys(parameters))
+        return changed
+
+    def _list(self) -> None:
+        """List the tensors to be verified; they stay while `_look` finds the same."""
+        held = list(self._named_tensors())
+        if self._exempt is None:
+            self._exempt = {}
+            for prefix, name, tensor, kind in held:
+                if kind in ("buffer", "attribute"):
+                    bad = zero_or_nan(tensor).isnan()
+                    if bad.any():
+                        self._exempt[prefix, name] = bad
+        special = [
+            one for one in held if one[3] == "attribute" or one[:2] in self._exempt
+        ]
+        chosen = set(map(id, special))
+        self._check = FiniteCheck([one[2] for one in held if id(one) not in chosen])
+        self._special = special
 
     def _flag(self, prefix, name, tensor, kind) -> torch.Tensor:
         """0 if this tensor is as it may be, else NaN."""
@@ -153,27 +185,23 @@ class StateSnapshot:
                 if _can_be_read(value):
                     yield "", str(name), value, "attribute"
 
-    def take(self) -> None:
-        """Remember the whole state, whatever it holds: `verify` first."""
-        roots = [self._modules, *self._optimizers().values()]
-        roots += [o if isinstance(o, dict) else vars(o) for o in self._owners()]
-        self._opaque = []
-        for item in self._extra():
-            if hasattr(item, "state_dict") and hasattr(item, "load_state_dict"):
-                self._opaque.append((item, copy.deepcopy(item.state_dict())))
-            elif hasattr(item, "__dict__"):
-                roots.append(vars(item))
-            else:
-                raise TypeError(
-                    f"StateSnapshot: {type(item).__name__} has neither attributes nor "
-                    "state_dict() and load_state_dict(); leave it out of extra"
-                )
-        self._memory.take(roots)
-        parameters = [*self._modules.parameters()]
-        for optimizer in self._optimizers().values():
-            for group in optimizer.param_groups:
-                parameters += group["params"]
-        self._gradients.take(list(dict.fromkeys(parameters)))
+    def take(self, *, looked: bool = False) -> None:
+        """Remember the whole state, whatever it holds: `verify` first.
+
+        Arguments
+        ---------
+        looked : bool
+            Nothing moved since `verify`, so that it need not be looked for again.
+        """
+        if not looked:
+            self._look()
+        self._opaque = [
+            (item, copy.deepcopy(item.state_dict()))
+            for item in self._extra()
+            if _has_own_state(item)
+        ]
+        self._memory.keep()
+        self._gradients.take(self._parameters)
         self._streams.take()
         self.taken = True
 
@@ -224,6 +252,20 @@ class StateSnapshot:
                     vars(module)[name] = old
                     wanted.discard(f"{prefix}{name}")
         return sorted(wanted)
+
+
+def _has_own_state(item: Any) -> bool:
+    return hasattr(item, "state_dict") and hasattr(item, "load_state_dict")
+
+
+def _attributes(item: Any) -> dict:
+    """Return the attributes by which an object is put back."""
+    if not hasattr(item, "__dict__"):
+        raise TypeError(
+            f"StateSnapshot: {type(item).__name__} has neither attributes nor "
+            "state_dict() and load_state_dict(); leave it out of extra"
+        )
+    return vars(item)
 
 
 def _can_be_read(value: Any) -> bool:

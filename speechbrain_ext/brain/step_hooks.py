@@ -60,7 +60,7 @@ class StepHooks:
         def before(optimizer, args, kwargs):
             self._inside.append(optimizer)
             if guard.open and self._inside.count(optimizer) == 1:
-                self._before_step(name, optimizer)
+                self.before_step(name, optimizer)
 
         def after(optimizer, args, kwargs):
             if optimizer in self._inside:
@@ -71,7 +71,8 @@ class StepHooks:
         self._handles.append(optimizer.register_step_pre_hook(before))
         self._handles.append(optimizer.register_step_post_hook(after))
 
-    def _before_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+    def before_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+        """Judge an optimizer's step, unless the last verdict has cleared it."""
         guard = self._guard
         key = id(optimizer)
         if key not in guard.cleared:

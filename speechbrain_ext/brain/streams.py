@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+import sys
 from typing import Any
 
 import numpy
@@ -86,14 +87,63 @@ class _NumpyStream:
         self._words = b""
 
 
+class _PythonStream:
+    """Python's global stream; asked in full only if it moved since it was last asked.
+
+    A full answer is a tuple of 625 new integers. As with `_NumpyStream`, the memory is
+    compared first; that it is laid out as CPython lays it out is proven once.
+    """
+
+    def __init__(self):
+        self.state: tuple | None = None
+        self._seen: tuple | None = None
+        self._generator = None
+        self._address: int | None = None
+
+    def take(self) -> None:
+        generator = random.getstate.__self__
+        if generator is not self._generator:
+            self._generator, self._seen = generator, None
+            self._address = self._find(generator)
+        if self._address is None:
+            self.state = random.getstate()
+            return
+        # The Gaussian kept for the next call is an attribute.
+        words = ctypes.string_at(self._address, _TWISTER_BYTES)
+        seen = (words, generator.gauss_next)
+        if seen != self._seen:
+            self.state, self._seen = random.getstate(), seen
+
+    @staticmethod
+    def _find(generator: random.Random) -> int | None:
+        """Address of position and key behind the object's head; None if not there."""
+        head = object.__basicsize__
+        if type(generator) is not random.Random or sys.implementation.name != "cpython":
+            return None
+        if type(generator).__base__.__basicsize__ < head + _TWISTER_BYTES:
+            return None
+        *key, position = generator.getstate()[1]
+        words = numpy.array([position, *key], numpy.uint32).tobytes()
+        address = id(generator) + head
+        return address if ctypes.string_at(address, _TWISTER_BYTES) == words else None
+
+    def hold(self, state: tuple | None) -> None:
+        """Keep a state that came from somewhere else."""
+        self.state, self._seen = state, None
+
+
 class RandomStreams:
     """The global random streams: Python, NumPy, torch on CPU and on each GPU."""
 
     def __init__(self):
-        self._numpy = _NumpyStream()
+        self._numpy, self._python = _NumpyStream(), _PythonStream()
         self.torch_cpu: torch.Tensor | None = None
         self.torch_cuda: list[torch.Tensor] = []
-        self.python: tuple | None = None
+
+    @property
+    def python(self) -> tuple | None:
+        """State of Python's global stream, as last taken."""
+        return self._python.state
 
     @property
     def numpy(self) -> dict | None:
@@ -104,7 +154,7 @@ class RandomStreams:
         """Remember all streams; no wait for a GPU, whose streams live on the host."""
         self.torch_cpu = torch.get_rng_state()
         self._numpy.take()
-        self.python = random.getstate()
+        self._python.take()
         self.torch_cuda = []
         if torch.cuda.is_initialized():
             self.torch_cuda = torch.cuda.get_rng_state_all()
@@ -113,7 +163,7 @@ class RandomStreams:
         """Return a copy that keeps what was last taken; it shares the states."""
         other = RandomStreams()
         other.torch_cpu, other.torch_cuda = self.torch_cpu, self.torch_cuda
-        other.python, other._numpy.state = self.python, self._numpy.state
+        other._python.state, other._numpy.state = self.python, self.numpy
         return other
 
     def restore(self) -> None:
@@ -170,11 +220,8 @@ class RandomStreams:
         python = state["python"]
         self.torch_cpu = state["torch_cpu"].cpu()
         self.torch_cuda = [part.cpu() for part in state["torch_cuda"]]
-        self.python = (
-            python["version"],
-            tuple(python["words"].tolist()),
-            python["gauss"],
-        )
+        words = tuple(python["words"].tolist())
+        self._python.hold((python["version"], words, python["gauss"]))
         self._numpy.state = _numpy_state(state["numpy"])
         self._numpy._words = b""
 

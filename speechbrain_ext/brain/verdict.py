@@ -104,11 +104,15 @@ def judge(
     """
     device = loss.device
     norms = [norm.detach().float().to(device) for norm in norms]
-    total = loss.new_zeros((), dtype=torch.float32)  # no optimizer, or all frozen
-    if norms:
+    if len(norms) == 1:
+        total = norms[0]
+    elif norms:
         total = torch.linalg.vector_norm(torch.stack(norms))
-    clean = loss.new_zeros((), dtype=torch.float32) if probe is None else probe
-    values = torch.stack([loss.detach().float().reshape(()), total, clean.to(device)])
+    else:  # no optimizer, or all frozen
+        total = loss.new_zeros((), dtype=torch.float32)
+    loss = loss.detach().float().reshape(())
+    clean = torch.zeros_like(total) if probe is None else probe.to(device)
+    values = torch.stack([loss, total, clean])
     if agree:
         # Decided on the device, so that the flags need no transfer of their own. Of
         # what this rank alone has seen: gradients are everybody's already.

@@ -122,7 +122,7 @@ def _checks(results: Sequence[Result]) -> list[str]:
             )
         if checks.clean_as_stock is False:
             lines.append(
-                f"- {result.title}: a clean run of ours does not have the bits of "
+                f"- {result.title}: a clean run of ours does not end with the bits of "
                 "stock's, so references are runs of ours."
             )
     if not lines:

@@ -221,6 +221,11 @@ def run_options(overrides: Iterable[Override], faults: Faults) -> dict[str, Any]
         name = folded(override.name)
         if name not in RUN_OPTIONS:
             continue
+        if override.factor is not None:
+            # The recipe's key is multiplied; an option from before it has to follow.
+            if isinstance(chosen.get(name), (int, float)):
+                chosen[name] *= override.factor
+            continue
         try:
             chosen[name] = run_option_value(name, _run_option_given(name, override))
         except (ValueError, OverflowError) as reason:

@@ -41,6 +41,9 @@ def apply_overrides(root: Node, overrides: Iterable[Override], faults: Faults) -
             parent, key = _find(root, override, resolver)
             value = _value(override, key, parent.value[key], resolver)
         except _RunOptionError:
+            if override.factor is not None:
+                reason = "the recipe has no such key whose number could be multiplied"
+                faults.add(override.where, f"{override.label}: {reason}")
             continue
         except _NotFoundError as reason:
             faults.add(override.where, f"{override.label}: {reason}")

@@ -141,6 +141,7 @@ class AdaptiveResidualVectorQuantizer(NestedStages, nn.Module):
             kmeans_iterations=kmeans_iterations,
             statistics_mode=statistics_mode,
         )
+        self.statistics_mode = statistics_mode
         self.allocation = Allocation(groups, depth, codebook_size, noise_shaping)
 
     @property
@@ -151,11 +152,14 @@ class AdaptiveResidualVectorQuantizer(NestedStages, nn.Module):
     @property
     def statistics_mode(self) -> str:
         """When statistics are committed, see `ResidualVectorQuantizer`."""
-        return self.stages.statistics_mode
+        return self._statistics_mode
 
     @statistics_mode.setter
     def statistics_mode(self, mode: str) -> None:
-        self.stages.statistics_mode = mode
+        # The vectors are looked up after the stages have searched: what those have
+        # staged may be applied only at the end of the forward of the whole.
+        self.stages.statistics_mode = "step"
+        self._statistics_mode = mode
 
     def commit_statistics(self) -> None:
         """See `ResidualVectorQuantizer`."""
@@ -193,6 +197,12 @@ class AdaptiveResidualVectorQuantizer(NestedStages, nn.Module):
             are those of the stages, group after group, and ``expected_error`` as in
             `decode_with_error`.
         """
+        result = self._forward(latents, num_quantizers, num_frames)
+        if self.training and self.statistics_mode == "forward":
+            self.stages.commit_statistics()
+        return result
+
+    def _forward(self, latents, num_quantizers, num_frames) -> RVQResult:
         rows = self._num_active(num_quantizers)
         waiting = self.training and not self.initialized
         inner = self.stages(latents)

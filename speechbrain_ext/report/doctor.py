@@ -124,7 +124,7 @@ def _snr_finite(folder, rows) -> Finding:
     return Finding(
         all(map(math.isfinite, values)) if values else None,
         f"valid SNR is finite, best {best:.2f} dB" if values else "valid SNR is finite",
-        f"look at the dumps in {folder / 'debug_nan'} and at {folder / 'log.txt'}",
+        f"speechbrain-ext analyze-nan {folder}, and look at {folder / 'log.txt'}",
     )
 
 
@@ -184,7 +184,9 @@ def _no_stft_warnings(folder, rows) -> Finding:
 def _batches_accepted(folder, rows) -> Finding:
     rejected = sum(row.get("train rejected", 0) for row in rows)
     dumps = sorted((folder / "debug_nan").glob("nan_batch_*.json"))
-    where = f"read {dumps[0]}" if dumps else f"look at {folder / 'log.txt'}"
+    where = f"look at {folder / 'log.txt'}"
+    if dumps:
+        where = f"speechbrain-ext analyze-nan {folder}"
     return Finding(rejected == 0, f"batches rejected: {rejected:.0f}", where)
 
 

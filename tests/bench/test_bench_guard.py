@@ -1,41 +1,62 @@
-"""The guard is measured alone: nothing is computed or learned around it."""
+"""The guard is measured part by part, and inside whole steps that learn."""
 
 import speechbrain
 import torch
 
 from speechbrain_ext.bench import guard
 from speechbrain_ext.bench.command import as_markdown
-from speechbrain_ext.brain import NaNSafeBrain
 
 TINY = guard.Size("speaker", 8, 2, 1600)
 
 
-def test_the_stubbed_epoch_learns_nothing_and_commits_every_batch(monkeypatch):
-    monkeypatch.setattr(guard, "BATCHES", 3)
+def test_the_parts_leave_weights_and_counts_of_rejects_alone(monkeypatch):
+    monkeypatch.setattr(guard, "CALLS", 3)
     made = []
-    brain_of = guard._brain
+    trained = guard._trained
 
-    def remember(*args):
-        made.append(brain_of(*args))
+    def remember(size):
+        made.append(trained(size))
         return made[-1]
 
-    monkeypatch.setattr(guard, "_brain", remember)
-    for base in (speechbrain.Brain, NaNSafeBrain):
-        run = guard.make_surroundings(base, TINY)
-        before = {k: v.clone() for k, v in made[-1].modules.state_dict().items()}
-        run()
-        after = made[-1].modules.state_dict()
-        assert all(torch.equal(before[key], after[key]) for key in before)
-        assert made[-1].optimizer_step == 3
-    assert (made[-1].health.committed, made[-1].health.rejected) == (3, 0)
+    monkeypatch.setattr(guard, "_trained", remember)
+    parts = guard.make_parts(TINY)
+    brain = made[-1][0]
+    before = {k: v.clone() for k, v in brain.modules.state_dict().items()}
+    for part in parts.values():
+        part()
+    after = brain.modules.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert brain.health.rejected == 0
+    assert len(brain._guard.recovery.journal) == 0
+
+
+def test_a_run_learns_what_stock_learns():
+    run = guard.Run(TINY)
+    stock = guard._brain(speechbrain.Brain, TINY)
+    stock.init_optimizers()
+    stock.modules.train()
+    stock.step = 1
+    for batch in guard._batches(TINY, 4) * 2 + guard._batches(TINY, guard.STEPS):
+        stock.fit_batch(batch)
+    run()
+    assert len(run.seconds) == 1
+    assert run.seconds[0] > 0
+    ours = run.brain.modules.state_dict()
+    for key, value in stock.modules.state_dict().items():
+        assert torch.equal(ours[key], value)
 
 
 def test_cost_is_told_in_microseconds_and_per_cent_of_a_step(monkeypatch):
-    monkeypatch.setattr(guard, "BATCHES", 2)
+    monkeypatch.setattr(guard, "CALLS", 2)
     result = guard.measure(2, {"tiny": TINY})
-    row = result["subjects"]["tiny"]
-    assert row["milliseconds"]["median"] > 0
-    assert row.keys() == {"milliseconds", "guard_microseconds", "per_cent"}
+    ((name, row),) = result["subjects"].items()
+    step = row["milliseconds"]["median"]
+    assert name == f"tiny, {step:.0f} ms"
+    parts = ("state", "journal", "verdict", "frame", "snapshot")
+    assert all(row[f"{part}_us"] >= 0 for part in parts)
+    assert row["isolated_us"]["median"] > row["state_us"]
+    met = row["isolated_per_cent"]["median"] <= guard.GOAL
+    assert row["goal"] == ("met" if met else "not met")
     report = {
         "command": "bench",
         "measured": "now",
@@ -44,7 +65,7 @@ def test_cost_is_told_in_microseconds_and_per_cent_of_a_step(monkeypatch):
         "results": {"guard": result},
     }
     text = as_markdown(report)
-    share = row["per_cent"]
+    share = row["isolated_per_cent"]
     cell = f"{share['median']} ({share['lower_quartile']} - {share['upper_quartile']})"
     assert f"| {cell} |" in text
     assert "times as fast |" not in text

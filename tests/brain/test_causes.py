@@ -76,7 +76,7 @@ def test_a_bad_file_is_named():
     ],
 )
 def test_the_preset_fits_the_cause(cause, facts, preset):
-    advice = recommend(cause, facts)
+    advice = recommend(cause, facts, presets=PRESETS)
     assert advice.preset == preset
     assert advice.command == f"./run.sh --stage train --preset {preset}"
 

@@ -162,7 +162,7 @@ class Snapshot:
 
     taken = False
 
-    def take(self):
+    def take(self, *, looked=False):
         self.taken = True
 
 

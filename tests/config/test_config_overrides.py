@@ -1,6 +1,7 @@
 """Overrides, presets and run options: what is typed is what is set, or an error."""
 
 import collections
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -13,6 +14,7 @@ from speechbrain_ext.config import (
     load_recipe,
     parse_command_line,
 )
+from speechbrain_ext.config.loader import plan_recipe
 from speechbrain_ext.config.run_options import RUN_OPTIONS
 
 RECIPE = """
@@ -205,6 +207,18 @@ def test_preset_multiplies_the_number_that_the_recipe_has(project, load):
     assert load(presets=["half", "half"]).hparams["learning_rate"] == (
         plain["learning_rate"] * 0.25
     )
+
+
+def test_preset_multiplies_a_key_that_is_a_run_option_too(project, load, lines):
+    project.preset("tight", 'max_grad_norm: "* 0.2"')
+    project.preset("one", "max_grad_norm: 1.0")
+    with pytest.raises(ConfigError) as caught:  # nothing there to multiply
+        load(presets=["tight"])
+    assert "no such key" in lines(caught)[0]
+    root = Path(__file__).parents[2] / "recipes" / "codec" / "transform.yaml"
+    plan = plan_recipe(root, presets=["ultrasafe", "tight_clip"], open_inputs=True)
+    assert plan.run_opts["max_grad_norm"] == 0.2
+    assert plan.root.value["max_grad_norm"].value == 0.2
 
 
 def test_preset_multiplies_numbers_only(project, load, lines):

@@ -211,3 +211,29 @@ def test_foreign_codes_are_refused(rvq):
         rvq.decode(torch.full((1, 1, 5), 16))
     with pytest.raises(ValueError, match="n from 1 to 8"):
         rvq.decode(torch.zeros(1, 9, 5, dtype=torch.int64))
+
+
+def test_statistics_in_forward_or_after_it_reconstruct_the_same():
+    """In forward mode codebooks move after the lookup, not between search and it."""
+    torch.manual_seed(0)
+    frames = torch.randn(2, 30, 8)
+    results = []
+    for mode in ("forward", "step"):
+        quantizer = AdaptiveResidualVectorQuantizer(
+            dim=8, num_quantizers=4, codebook_size=4, group_sizes=[4, 4], depth=2
+        )
+        quantizer.initialize(torch.randn(200, 8, generator=_seeded(1)), _seeded(2))
+        quantizer.train()
+        quantizer.statistics_mode = mode
+        outputs = []
+        for _ in range(3):
+            outputs.append(quantizer(frames).quantized)
+            if mode == "step":
+                quantizer.commit_statistics()
+        results.append(torch.stack(outputs))
+    assert torch.equal(*results)
+    assert not torch.equal(results[0][0], results[0][2])  # codebooks do move
+
+
+def _seeded(seed):
+    return torch.Generator().manual_seed(seed)

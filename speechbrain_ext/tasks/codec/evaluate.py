@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import Progress
-from speechbrain.utils.checkpoints import Checkpointer
 
+from speechbrain_ext.brain.checkpoint import VerifiedCheckpointer
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.quarantine_file import quarantine_path, quarantine_table
 from speechbrain_ext.config import Recipe, load_recipe
@@ -136,7 +136,7 @@ def evaluate(
 
 def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:
     """Load the checkpoint with the highest valid SNR; returns its meta data."""
-    checkpointer = Checkpointer(save_folder, {"codec": codec})
+    checkpointer = VerifiedCheckpointer(save_folder, {"codec": codec})
     if not any(save_folder.glob("CKPT*")):
         raise UserError(
             f"evaluate: no checkpoint in {save_folder}; train first: ./run.sh --stage "
@@ -144,6 +144,8 @@ def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:
         )
     try:
         found = checkpointer.recover_if_possible(max_key="snr")
+    except UserError:  # damaged, and it says which file
+        raise
     except (
         RuntimeError,
         KeyError,

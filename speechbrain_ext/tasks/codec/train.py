@@ -43,6 +43,7 @@ HARMLESS = frozenset(
         "init_from",
         "ckpt_interval_minutes",
         "eval_kbps",
+        "keep_quarantined",
     }
 )
 

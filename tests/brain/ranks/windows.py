@@ -14,7 +14,7 @@ from speechbrain.utils.distributed import ddp_init_group
 
 
 class Windowed(Toy):
-    """Steps with the seventh batch; a fault may lie in the gradients of one rank alone."""
+    """Steps with the seventh batch; one rank's gradients may be bad alone."""
 
     def on_fit_start(self):
         super().on_fit_start()

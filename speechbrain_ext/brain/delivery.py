@@ -75,8 +75,10 @@ def _take_snapshot_if_due(guard: Guard, batch: Any) -> None:
     agreement = guard.agreement
     asked = None if agreement is None else agreement.wished
     if guard.recovery.due(batch, asked=asked):
-        healed = heal_anywhere(guard, next_batch=True)
-        guard.recovery.take(looked=not healed)
+        # Repair between two stages may bind other tensors: look again.
+        moved = guard.recovery.between
+        moved = heal_anywhere(guard, next_batch=True) or moved
+        guard.recovery.take(looked=not moved)
         if agreement is not None:
             agreement.wished = agreement.wish = False
 

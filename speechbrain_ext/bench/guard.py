@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from speechbrain_ext.bench.timing import spread, time_interleaved
-from speechbrain_ext.brain import NaNSafeBrain
+from speechbrain_ext.brain import NaNSafeBrain, delivery
 from speechbrain_ext.quantization import ResidualVectorQuantizer
 
 SEED = 0
@@ -194,15 +194,15 @@ def make_parts(size: Size) -> dict[str, Callable[[], None]]:
         guard.usual.clear()
 
     def frame() -> None:
-        guard._mask(batch)
+        delivery.mask(guard, batch)
         guard.hooks.attach()
-        guard._reset_batch()
+        guard.reset_batch()
         guard.held.open()
         guard.labels.fault(batch)
         guard.cleared.add(id(optimizers[optimizer]))
-        guard.hooks._before_step(optimizer, optimizers[optimizer])
+        guard.hooks.before_step(optimizer, optimizers[optimizer])
         guard.usual.append((spikes, 1.0, 1.0))
-        guard._commit()
+        delivery.commit(guard)
         guard.held.discard()
 
     def snapshot() -> None:
@@ -244,9 +244,9 @@ class Run:
         self._inside = False
         self._beside = 0.0  # spent in the guard and not counted by it
         self._learned = 0.0  # counted by it, but the model's own work
-        self._clock(guard.hooks, "_before_step", "_beside")
+        self._clock(guard.hooks, "before_step", "_beside")
         self._clock(guard.labels, "fault", "_beside")
-        for module in guard._learners():
+        for module in guard.statistics_learners():
             self._clock(module, "commit_statistics", "_learned")
 
     def _clock(self, owner: object, name: str, sum_: str) -> None:

@@ -1,11 +1,9 @@
-"""One batch under guard: open it, hear its verdict, commit it or put it back."""
+"""What one Brain keeps to judge its batches, from one epoch to the next."""
 
 from __future__ import annotations
 
 import functools
 import logging
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from speechbrain_ext.brain.agreement import Agreement, is_distributed
-from speechbrain_ext.brain.batches import utterance_ids
 from speechbrain_ext.brain.coverage import coverage
+from speechbrain_ext.brain.delivery import transact
 from speechbrain_ext.brain.diagnose import Diagnosis
 from speechbrain_ext.brain.healing import heal_anywhere, heal_between
 from speechbrain_ext.brain.health import Health
 from speechbrain_ext.brain.held_lines import HeldLines, train_loggers
-from speechbrain_ext.brain.judging import judge_end, judge_replayed, judge_step
+from speechbrain_ext.brain.judging import judge_step
 from speechbrain_ext.brain.labels import LabelCheck
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.quarantine import Quarantine, apply_quarantine
 from speechbrain_ext.brain.quarantine_file import quarantine_path
-from speechbrain_ext.brain.raised import raise_bug, verdict_of
+from speechbrain_ext.brain.raised import raise_bug
 from speechbrain_ext.brain.recovery import Recovery
-from speechbrain_ext.brain.rejection import forget_unscaling, reject
 from speechbrain_ext.brain.safer import SaferSettings
 from speechbrain_ext.brain.snapshot import StateSnapshot
 from speechbrain_ext.brain.spikes import SpikeHistory
@@ -34,7 +31,6 @@ from speechbrain_ext.brain.state import state_owners
 from speechbrain_ext.brain.step_hooks import StepHooks
 from speechbrain_ext.brain.transaction import Transaction
 from speechbrain_ext.brain.verdict import RejectedBatch, Verdict
-from speechbrain_ext.errors import UserError
 
 if TYPE_CHECKING:
     from speechbrain_ext.brain.nan_safe import NaNSafeBrain
@@ -82,6 +78,7 @@ class Guard:
         self.last_diagnosis = None
         self.last_error: BaseException | None = None
         self.replaying = False
+        self.told_about_dumps = False
         #: whether a batch is tried once more after its state was repaired
         self.retrying = False
         #: whether a batch of this run stepped more than once; None: none stepped yet
@@ -90,9 +87,10 @@ class Guard:
         self.ending = False
         #: whether an epoch of this fit has begun
         self.started = False
-        self._reset_batch()
+        self.reset_batch()
 
-    def _reset_batch(self) -> None:
+    def reset_batch(self) -> None:
+        """Forget the batch before."""
         self.open = False
         self.judged = False
         self.loss: torch.Tensor | None = None
@@ -113,8 +111,12 @@ class Guard:
         """Prepare for a run of ``fit``."""
         policy = self.policy
         self._watch_loggers()
+        folder = self.dump_folder()
+        if folder is not None:  # a run that was started again counts on
+            written = len(list(folder.glob("nan_batch_*.pt")))
+            self.health.dumps = max(self.health.dumps, written)
         if policy.quarantine:
-            path = quarantine_path(policy, self.dump_folder())
+            path = quarantine_path(policy, folder)
             if self.quarantine is None or self.quarantine.path != path:
                 self.quarantine = Quarantine(path, keep=policy.keep_quarantined)
         if is_distributed():
@@ -159,7 +161,7 @@ class Guard:
         Returns
         -------
         bool
-            Whether it had to be learned again.
+            Whether it had to be repaired, or learned again.
         """
         health = self.health
         only_raised = health.rejected and health.exceptions == health.rejected
@@ -210,113 +212,11 @@ class Guard:
 
     def transact(self, fit_batch: Callable[[Any], Any], batch: Any) -> Any:
         """Run ``fit_batch(batch)``; commit it, or put everything back."""
-        started = time.perf_counter()
-        if not self.replaying:
-            self.health.epoch_batches += 1
-        batch = self._mask(batch)
-        if batch is None:  # every utterance of it is in quarantine
-            self.uncount()
-            return torch.tensor(math.nan)
-        self.hooks.attach()
-        self._take_snapshot_if_due(batch)
-        self.transaction.begin()
-        self.recovery.record(batch, self.transaction.random)
-        self._reset_batch()
-        self.held.open()
-        self.open = True
-        if self.agreement is not None:
-            self.agreement.open()
-            self.agreement.wish = self.recovery.nearly_full(batch)
-        self.health.guard_seconds += time.perf_counter() - started
-        error = None
-        try:
-            loss = self._fit(fit_batch, batch)
-        except RejectedBatch as rejected:
-            verdict = rejected.verdict
-        except Exception as raised:
-            if isinstance(raised, (UserError, NotImplementedError)):
-                self._abandon()
-                raise
-            verdict, error = verdict_of(self, raised, batch), raised
-        except BaseException:  # Ctrl-C: what is saved now must not hold half a batch
-            self._abandon()
-            raise
-        else:
-            started = time.perf_counter()
-            self._commit()
-            self.health.guard_seconds += time.perf_counter() - started
-            return loss
-        finally:
-            self.open = False
-            self.held.discard()
-            self.safer.after_step()  # an optimizer that raised has not called it
-        return reject(self, fit_batch, batch, verdict, error)
-
-    def _take_snapshot_if_due(self, batch: Any) -> None:
-        agreement = self.agreement
-        asked = None if agreement is None else agreement.wished
-        if self.recovery.due(batch, asked=asked):
-            # Repair between two stages may bind other tensors: look again.
-            moved = self.recovery.between
-            moved = heal_anywhere(self, next_batch=True) or moved
-            self.recovery.take(looked=not moved)
-            if agreement is not None:
-                agreement.wished = agreement.wish = False
-
-    def _abandon(self) -> None:
-        """Put back the batch that the run ends in, as far as it can be."""
-        if self.policy.mode == "transaction" and (self.shielded or not self.stepped):
-            self.transaction.rollback()
-            forget_unscaling(self.brain)
-            self.recovery.drop_last()
-            self.uncount()
+        return transact(self, fit_batch, batch)
 
     def uncount(self) -> None:
         """Take back that a batch was a step, where ``_fit_train`` has counted it."""
         self.brain.step = max(self.brain.step - 1, 0)
-
-    def _mask(self, batch):
-        if not self.policy.quarantine or not self.quarantine.entries:
-            return batch
-        if self.replaying:  # recorded as it was learned from
-            return batch
-        masked = self.quarantine.mask(batch)
-        if masked is not batch:
-            kept = 0 if masked is None else len(utterance_ids(masked))
-            self.health.masked += len(utterance_ids(batch)) - kept
-        if masked is None and self.agreement is not None:
-            # The other ranks have something to learn from: keep their company. The
-            # verdict on this rank's own batch is what all hear.
-            return batch
-        return masked
-
-    def _fit(self, fit_batch, batch):
-        fault = self.labels.fault(batch)
-        if fault is None and self.agreement is not None and self.quarantine.entries:
-            if not self.replaying and self.quarantine.mask(batch) is None:
-                fault = "every utterance of the batch is in quarantine"
-        if fault is not None:
-            self.vote_against()
-            raise RejectedBatch(Verdict("label"))
-        passed_over = self._passed_over()
-        with self.safer.full_precision(self.brain), self.labels.learning(batch):
-            loss = fit_batch(batch)
-        if self._passed_over() > passed_over:  # the recipe saw a NaN and did nothing
-            loss = torch.tensor(math.nan)
-            if self.agreement is None or not self.judged:
-                self.loss, self.loss_is_scaled = None, False
-        if not self.judged:  # a micro-batch inside an accumulation window
-            if self.loss is None and isinstance(loss, torch.Tensor):
-                self.loss = loss.detach().to(self.brain.device)
-            judge_step(self, self.optimizers(), stepping=False)
-        elif self.loss is None or self.replaying:
-            judge_end(self, loss if self.loss is None else None)
-        if self.replaying:
-            judge_replayed(self)
-        return loss
-
-    def _passed_over(self) -> int:
-        return getattr(self.brain, "nonfinite_count", 0)
 
     def judge(self, optimizers: dict) -> dict:
         """Judge the open batch before these optimizers step; see `judge_step`."""
@@ -339,27 +239,7 @@ class Guard:
         if self.agreement.vote(stage, bad=False):
             raise RejectedBatch(Verdict("other rank"))
 
-    def _commit(self) -> None:
-        health = self.health
-        for module in self._learners():
-            module.commit_statistics()
-        if not self.replaying:  # the lines were written when it was learned first
-            self.held.commit()
-        for spikes, loss, norm in self.usual:
-            spikes.commit(loss, norm)
-        if self.rounds:
-            self.steps_twice = bool(self.steps_twice) or self.rounds > 1
-        if self.backed_off:
-            health.backoffs += not self.replaying
-            health.consecutive_backoffs += 1
-        elif self.stepped:
-            health.consecutive_backoffs = 0
-        if self.stepped and self.safer.count_step() and not self.replaying:
-            logger.warning("nan_guard: safer settings end; the recipe's own hold again")
-        if not self.replaying:
-            health.commit()
-
-    def _learners(self) -> list:
+    def statistics_learners(self) -> list:
         """Modules with statistics to commit; looked for once an epoch, not a batch."""
         if self.learners is None:
             self.learners = [

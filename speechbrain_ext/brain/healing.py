@@ -50,12 +50,14 @@ def heal(guard: Guard, bad: list[str], *, next_batch: bool) -> bool:
         )
     now = RandomStreams()
     now.take()
+    rejected = guard.health.rejected
     guard.replaying = True
     try:
         replayed = guard.recovery.replay(guard.brain.fit_batch, next_batch=next_batch)
     finally:
         guard.replaying = False
-    now.restore()
+    if guard.health.rejected == rejected:  # else the batch found out drew from them
+        now.restore()
     again = guard.recovery.snapshot.verify()
     if guard.any_rank(bool(again)):
         raise DivergenceError(
@@ -80,8 +82,13 @@ def heal(guard: Guard, bad: list[str], *, next_batch: bool) -> bool:
     return True
 
 
-def heal_between(guard: Guard) -> None:
+def heal_between(guard: Guard) -> bool:
     """Repair what was corrupted where nothing was learned since the snapshot.
+
+    Returns
+    -------
+    bool
+        Whether anything was.
 
     Raises
     ------
@@ -89,7 +96,7 @@ def heal_between(guard: Guard) -> None:
         If something is not finite that no snapshot holds.
     """
     if not guard.recovery.recording:
-        return
+        return False
     snapshot = guard.recovery.snapshot
     bad = snapshot.verify()
     lost = bad
@@ -114,6 +121,7 @@ def heal_between(guard: Guard) -> None:
             diagnose_state(bad, guard.brain.modules),
             ["put back from a snapshot; nothing was learned since"],
         )
+    return bool(bad)
 
 
 def heal_anywhere(guard: Guard, *, next_batch: bool) -> bool:
@@ -122,9 +130,8 @@ def heal_anywhere(guard: Guard, *, next_batch: bool) -> bool:
     Returns
     -------
     bool
-        Whether batches had to be learned again.
+        Whether anything had to be repaired.
     """
     if guard.recovery.between:
-        heal_between(guard)
-        return False
+        return heal_between(guard)
     return heal(guard, guard.recovery.snapshot.verify(), next_batch=next_batch)

@@ -53,7 +53,7 @@ class HeldLines:
 
     def __init__(self):
         self._watched: list[tuple[object, str]] = []
-        self._held: list[Callable[[], Any]] | None = None
+        self._held: list[tuple[object, Callable[[], Any]]] | None = None
 
     def watch(self, loggers: Iterable[object]) -> None:
         """Stand in front of the public ``log_*`` methods of these objects."""
@@ -65,17 +65,17 @@ class HeldLines:
                 if getattr(method, "holds_lines", False):
                     continue
                 try:
-                    setattr(one, name, self._holder(method))
+                    setattr(one, name, self._holder(one, method))
                 except (AttributeError, TypeError):  # slots: goes through at once
                     continue
                 self._watched.append((one, name))
 
-    def _holder(self, method: Callable) -> Callable:
+    def _holder(self, one: object, method: Callable) -> Callable:
         @functools.wraps(method)
         def hold(*args, **kwargs):
             if self._held is None:
                 return method(*args, **kwargs)
-            self._held.append(functools.partial(method, *args, **kwargs))
+            self._held.append((one, functools.partial(method, *args, **kwargs)))
             return None
 
         hold.holds_lines = True
@@ -92,11 +92,18 @@ class HeldLines:
         """Hold from here on."""
         self._held = []
 
-    def commit(self) -> None:
-        """Write what was held, and hold no more."""
+    def commit(self, wanted: Callable[[object], bool] | None = None) -> None:
+        """Write what was held, and hold no more.
+
+        Arguments
+        ---------
+        wanted : Callable or None
+            Says of a logger whether its lines are written; None: of all.
+        """
         held, self._held = self._held, None
-        for call in held or ():
-            call()
+        for one, call in held or ():
+            if wanted is None or wanted(one):
+                call()
 
     def discard(self) -> None:
         """Forget what was held, and hold no more."""

@@ -177,13 +177,15 @@ class Recovery:
         """
         brain = self._brain
         self.snapshot.restore()
-        now = self._numbers()
+        now, rejected = self._numbers(), brain.health.rejected
         self.recording = False
         try:
             recorded = zip(self.journal, self._streams, self._settings, strict=True)
             for index, (batch, streams, numbers) in enumerate(recorded):
                 brain.step += index > 0
-                streams.restore()
+                # Once one is rejected, what it drew must not be felt either.
+                if brain.health.rejected == rejected:
+                    streams.restore()
                 self._put_numbers(numbers)
                 loss = learn(batch)
                 brain.avg_train_loss = brain.update_average(loss, brain.avg_train_loss)

@@ -186,7 +186,17 @@ def _dump(
 ) -> Path | None:
     health, policy, brain = guard.health, guard.policy, guard.brain
     folder = guard.dump_folder()
-    if folder is None or health.dumps >= policy.max_dumps:
+    if folder is None:
+        return None
+    if health.dumps >= policy.max_dumps:
+        if policy.max_dumps and not guard.told_about_dumps:
+            guard.told_about_dumps = True
+            logger.warning(
+                "nan_guard: %s holds max_dumps=%d dumps, and gets no more; remove old "
+                "ones, or raise --nan_guard.max_dumps",
+                folder,
+                policy.max_dumps,
+            )
         return None
     hparams = vars(getattr(brain, "hparams", object))
     context = {

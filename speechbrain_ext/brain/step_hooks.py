@@ -28,6 +28,8 @@ class StepHooks:
         self._handles: list[Any] = []
         # Not by id: an optimizer that takes a dead one's place may take its id too.
         self._hooked: weakref.WeakSet = weakref.WeakSet()
+        #: optimizers whose step() is running
+        self._inside: list[torch.optim.Optimizer] = []
 
     def attach(self) -> None:
         """Set hooks on what has none yet; cheap, for each batch."""
@@ -37,6 +39,11 @@ class StepHooks:
                 self._hook_optimizer(name, optimizer)
         if self._guard.agreement is not None:
             self._hook_wrapped_modules()
+
+    def end_batch(self) -> None:
+        """Forget steps that raised, and give each optimizer its own rate back."""
+        self._inside.clear()
+        self._guard.safer.after_step()
 
     def release(self) -> None:
         """Remove all hooks."""
@@ -49,17 +56,23 @@ class StepHooks:
         """Judge also where a recipe calls ``optimizer.step()`` by itself."""
         guard = self._guard
 
+        # A subclass whose step() calls super().step() runs its hooks twice.
         def before(optimizer, args, kwargs):
-            if guard.open:
-                self._before_step(name, optimizer)
+            self._inside.append(optimizer)
+            if guard.open and self._inside.count(optimizer) == 1:
+                self.before_step(name, optimizer)
 
         def after(optimizer, args, kwargs):
-            guard.safer.after_step()
+            if optimizer in self._inside:
+                self._inside.remove(optimizer)
+            if optimizer not in self._inside:
+                guard.safer.after_step()
 
         self._handles.append(optimizer.register_step_pre_hook(before))
         self._handles.append(optimizer.register_step_post_hook(after))
 
-    def _before_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+    def before_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+        """Judge an optimizer's step, unless the last verdict has cleared it."""
         guard = self._guard
         key = id(optimizer)
         if key not in guard.cleared:

@@ -119,9 +119,9 @@ def judge(
         bad = ~torch.isfinite(values[0] + values[2])
         if reject_spikes:
             bad = bad | (values[0] > limits[0])
-            bad = bad | ((values[1] > limits[1]) & torch.isfinite(values[1]))
         # Inside an accumulation window gradients are each rank's own, though.
-        flags = torch.stack([bad, ~torch.isfinite(values[1])]).float()
+        flags = [bad, ~torch.isfinite(values[1]), values[1] > limits[1]]
+        flags = torch.stack(flags).float()
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         values = torch.cat([values, flags])
     numbers = values.tolist()
@@ -131,12 +131,14 @@ def judge(
         cause = "loss"
     elif not math.isfinite(clean_value):  # forward comes before backward
         cause = "buffer"
-    elif agree and numbers[3] > 0 and not (reject_spikes and spike):
+    elif agree and numbers[3] > 0 and not (reject_spikes and loss_value > limits[0]):
         cause = "other rank"
     elif not math.isfinite(norm_value) or (agree and numbers[4] > 0):
         cause = "gradient"
     elif spike and reject_spikes:
         cause = "spike"
+    elif agree and reject_spikes and numbers[5] > 0:
+        cause = "other rank"
     else:
         cause = "accepted"
     return Verdict(cause, loss_value, norm_value, spike)

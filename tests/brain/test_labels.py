@@ -62,3 +62,35 @@ def test_watching_the_first_batch_changes_no_bit():
         watched = functional.cross_entropy(x, t)
     assert torch.equal(watched, plain)
     assert torch.equal(torch.autograd.grad(watched, x)[0], gradient)
+
+
+def test_an_ignored_index_that_was_seen_is_allowed_beside_good_labels():
+    check = LabelCheck(None)
+    first = batch([0, 3, -1])
+    with check.learning(first):
+        functional.cross_entropy(torch.randn(3, 5), first["spk"], ignore_index=-1)
+    assert check.fault(batch([-1, -1, -1])) is None
+    assert check.fault(batch([4, -1, -100])) is None
+    assert check.fault(batch([4, -1, 5])) is not None
+
+
+def test_one_value_all_over_teaches_no_range():
+    check = LabelCheck(None)
+    first = batch([2, 2]) | {"channels": torch.tensor([2, 2])}
+    with check.learning(first):
+        functional.cross_entropy(torch.randn(2, 5), first["spk"])
+    assert check.ranges == {}
+
+
+def test_a_learned_range_is_in_doubt_and_can_be_forgotten_and_a_given_one_not():
+    check = LabelCheck(None)
+    first = batch([0, 3, 1])
+    with check.learning(first):
+        functional.cross_entropy(torch.randn(3, 5), first["spk"])
+    assert check.fault(batch([9])) is not None
+    assert check.doubted == "spk"
+    check.forget("spk")
+    assert check.fault(batch([9])) is None
+    given = LabelCheck({"spk": 5})
+    assert given.fault(batch([9])) is not None
+    assert given.doubted is None

@@ -157,7 +157,7 @@ def _trained(size: Size) -> tuple[NaNSafeBrain, list[dict]]:
     brain, batches = _brain(NaNSafeBrain, size), _batches(size, 4)
     brain.fit(range(1), DataLoader(batches, batch_size=None))
     brain.modules.train()
-    for module in brain._guard._learners():
+    for module in brain._guard.statistics_learners():
         module.statistics_mode = "step"  # as in ``fit``: learned on commit
     for batch in batches:  # the first ones still find out what there is
         brain.fit_batch(batch)
@@ -204,6 +204,7 @@ def make_parts(size: Size) -> dict[str, Callable[[], None]]:
         guard.usual.append((spikes, 1.0, 1.0))
         delivery.commit(guard)
         guard.held.discard()
+        guard.hooks.end_batch()
 
     def snapshot() -> None:
         recovery.snapshot.verify()

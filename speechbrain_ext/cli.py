@@ -16,11 +16,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("speechbrain_ext.config.lint:check", "everything wrong with a recipe"),
     "doctor": ("speechbrain_ext.report.doctor:doctor", "is this training healthy?"),
     "analyze-nan": (
-        "speechbrain_ext.brain.analyze:analyze_nan",
+        "speechbrain_ext.brain.forensics.analyze:analyze_nan",
         "why batches were rejected, and what to do now",
     ),
     "replay": (
-        "speechbrain_ext.brain.replay:replay",
+        "speechbrain_ext.brain.forensics.replay:replay",
         "a rejected batch again, layer by layer",
     ),
     "chaos": (

@@ -1,6 +1,6 @@
 """The NaN-safe Brain: a bad batch leaves no trace, and the run says why."""
 
-from speechbrain_ext.brain.checkpoint import (
+from speechbrain_ext.brain.checkpoints.checkpoint import (
     CheckpointWriteError,
     DamagedCheckpointError,
     NonFiniteStateError,
@@ -8,7 +8,7 @@ from speechbrain_ext.brain.checkpoint import (
     guard_checkpointer,
     verify_folder,
 )
-from speechbrain_ext.brain.coverage import coverage
+from speechbrain_ext.brain.memory.coverage import coverage
 from speechbrain_ext.brain.nan_safe import NaNSafeBrain
 from speechbrain_ext.brain.policy import DivergenceError, NonFinitePolicy
 

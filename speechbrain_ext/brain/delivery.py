@@ -14,9 +14,9 @@ import torch
 from speechbrain_ext.brain.batches import utterance_ids
 from speechbrain_ext.brain.healing import heal_anywhere
 from speechbrain_ext.brain.judging import judge_end, judge_replayed, judge_step
+from speechbrain_ext.brain.memory.state import is_owner
 from speechbrain_ext.brain.raised import verdict_of
 from speechbrain_ext.brain.rejection import forget_unscaling, reject
-from speechbrain_ext.brain.state import is_owner
 from speechbrain_ext.brain.verdict import RejectedBatch, Verdict
 from speechbrain_ext.errors import UserError
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from speechbrain_ext.brain.batches import batch_items, item_tensor, utterance_ids
-from speechbrain_ext.brain.statistics import tensor_statistics
-from speechbrain_ext.brain.suspects import bad_inputs
+from speechbrain_ext.brain.forensics.statistics import tensor_statistics
+from speechbrain_ext.brain.forensics.suspects import bad_inputs
 
 if TYPE_CHECKING:
     from speechbrain import Stage

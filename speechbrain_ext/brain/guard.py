@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from speechbrain_ext.brain.agreement import Agreement, is_distributed
-from speechbrain_ext.brain.coverage import coverage
 from speechbrain_ext.brain.delivery import transact
-from speechbrain_ext.brain.diagnose import Diagnosis
+from speechbrain_ext.brain.forensics.diagnose import Diagnosis
 from speechbrain_ext.brain.healing import heal_anywhere, heal_between
 from speechbrain_ext.brain.health import Health
 from speechbrain_ext.brain.held_lines import HeldLines, train_loggers
 from speechbrain_ext.brain.judging import judge_step
 from speechbrain_ext.brain.labels import LabelCheck
+from speechbrain_ext.brain.memory.coverage import coverage
+from speechbrain_ext.brain.memory.snapshot import StateSnapshot
+from speechbrain_ext.brain.memory.state import state_owners
+from speechbrain_ext.brain.memory.transaction import Transaction
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.quarantine import Quarantine, apply_quarantine
 from speechbrain_ext.brain.quarantine_file import quarantine_path
 from speechbrain_ext.brain.raised import raise_bug
 from speechbrain_ext.brain.recovery import Recovery
 from speechbrain_ext.brain.safer import SaferSettings
-from speechbrain_ext.brain.snapshot import StateSnapshot
 from speechbrain_ext.brain.spikes import SpikeHistory
-from speechbrain_ext.brain.state import state_owners
 from speechbrain_ext.brain.step_hooks import StepHooks
-from speechbrain_ext.brain.transaction import Transaction
 from speechbrain_ext.brain.verdict import RejectedBatch, Verdict
 
 if TYPE_CHECKING:

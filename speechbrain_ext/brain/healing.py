@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from speechbrain_ext.brain.diagnose import diagnose_state
+from speechbrain_ext.brain.forensics.diagnose import diagnose_state
+from speechbrain_ext.brain.memory.streams import RandomStreams
 from speechbrain_ext.brain.policy import DivergenceError
-from speechbrain_ext.brain.streams import RandomStreams
 
 if TYPE_CHECKING:
     from speechbrain_ext.brain.guard import Guard

@@ -10,7 +10,7 @@ import speechbrain
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
-from speechbrain_ext.brain.checkpoint import guard_checkpointer
+from speechbrain_ext.brain.checkpoints.checkpoint import guard_checkpointer
 from speechbrain_ext.brain.evaluation import Evaluation
 from speechbrain_ext.brain.guard import Guard
 from speechbrain_ext.brain.healing import heal_between

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from speechbrain_ext.brain.journal import Journal, Prepared
+from speechbrain_ext.brain.memory.journal import Journal, Prepared
+from speechbrain_ext.brain.memory.snapshot import StateSnapshot
+from speechbrain_ext.brain.memory.streams import RandomStreams
 from speechbrain_ext.brain.policy import NonFinitePolicy
-from speechbrain_ext.brain.snapshot import StateSnapshot
-from speechbrain_ext.brain.streams import RandomStreams
 
 if TYPE_CHECKING:
     from speechbrain_ext.brain.nan_safe import NaNSafeBrain

@@ -13,13 +13,13 @@ import speechbrain
 import torch
 
 from speechbrain_ext.brain.agreement import local_only
-from speechbrain_ext.brain.diagnose import Diagnosis, Incident, diagnose
-from speechbrain_ext.brain.dump import write_dump
+from speechbrain_ext.brain.forensics.diagnose import Diagnosis, Incident, diagnose
+from speechbrain_ext.brain.forensics.dump import write_dump
+from speechbrain_ext.brain.forensics.incident import describe
+from speechbrain_ext.brain.forensics.statistics import gradient_statistics
+from speechbrain_ext.brain.forensics.suspects import bad_inputs
 from speechbrain_ext.brain.healing import heal
-from speechbrain_ext.brain.incident import describe
-from speechbrain_ext.brain.state import named_state
-from speechbrain_ext.brain.statistics import gradient_statistics
-from speechbrain_ext.brain.suspects import bad_inputs
+from speechbrain_ext.brain.memory.state import named_state
 from speechbrain_ext.brain.verdict import Verdict, explain_norm, nonfinite_names
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from speechbrain_ext.brain.dump import Dump
-from speechbrain_ext.brain.evidence import row_names, waveforms
+from speechbrain_ext.brain.forensics.dump import Dump
+from speechbrain_ext.brain.forensics.evidence import row_names, waveforms
 from speechbrain_ext.report.plots import COLOURS, open_figure
 
 #: Rows that a picture shows at most, those with NaN or Inf first.

@@ -7,7 +7,10 @@ import torch
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from speechbrain_ext.brain.checkpoint import VerifiedCheckpointer, guard_checkpointer
+from speechbrain_ext.brain.checkpoints.checkpoint import (
+    VerifiedCheckpointer,
+    guard_checkpointer,
+)
 
 
 def guarded(folder, *args, **kwargs):

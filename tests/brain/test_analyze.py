@@ -11,12 +11,16 @@ import pytest
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 
-from speechbrain_ext.brain.analyze import analyze_dump, analyze_nan, find_dumps
-from speechbrain_ext.brain.causes import CAUSES
-from speechbrain_ext.brain.dump import read_dump, write_dump
-from speechbrain_ext.brain.evidence import bad_rows, level
-from speechbrain_ext.brain.issues import find_patterns
-from speechbrain_ext.brain.statistics import gradient_statistics
+from speechbrain_ext.brain.forensics.analyze import (
+    analyze_dump,
+    analyze_nan,
+    find_dumps,
+)
+from speechbrain_ext.brain.forensics.causes import CAUSES
+from speechbrain_ext.brain.forensics.dump import read_dump, write_dump
+from speechbrain_ext.brain.forensics.evidence import bad_rows, level
+from speechbrain_ext.brain.forensics.issues import find_patterns
+from speechbrain_ext.brain.forensics.statistics import gradient_statistics
 from speechbrain_ext.brain.verdict import Verdict
 from speechbrain_ext.cli import run as run_command
 from tests.brain.test_dump import write_schema_1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from speechbrain_ext.brain.causes import CAUSES, PRESETS, recommend
+from speechbrain_ext.brain.forensics.causes import CAUSES, PRESETS, recommend
 
 #: The list of the issue; "output of module" and "loss spike" are of this project.
 NAMED = {

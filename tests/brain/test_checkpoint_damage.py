@@ -6,7 +6,7 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 
-from speechbrain_ext.brain.checkpoint import (
+from speechbrain_ext.brain.checkpoints.checkpoint import (
     DamagedCheckpointError,
     VerifiedCheckpointer,
     verify_folder,

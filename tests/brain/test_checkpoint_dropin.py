@@ -9,7 +9,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 from speechbrain.utils.parameter_transfer import Pretrainer
 
-from speechbrain_ext.brain.checkpoint import (
+from speechbrain_ext.brain.checkpoints.checkpoint import (
     VerifiedCheckpointer,
     guard_checkpointer,
     unguarded,
@@ -127,7 +127,7 @@ def test_a_recipe_builds_it_with_the_arguments_of_stock(tmp_path):
     built = load_hyperpyyaml(
         f"""
         model: !new:torch.nn.Linear [1, 1]
-        checkpointer: !new:speechbrain_ext.brain.checkpoint.VerifiedCheckpointer
+        checkpointer: !new:speechbrain_ext.brain.VerifiedCheckpointer
             checkpoints_dir: {tmp_path}
             recoverables:
                 model: !ref <model>

@@ -14,7 +14,7 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 
-from speechbrain_ext.brain.checkpoint import VerifiedCheckpointer
+from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
 
 SECONDS = 20
 

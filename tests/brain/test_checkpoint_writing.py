@@ -15,7 +15,7 @@ import torch
 import yaml
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 
-from speechbrain_ext.brain.checkpoint import (
+from speechbrain_ext.brain.checkpoints.checkpoint import (
     CheckpointWriteError,
     NonFiniteStateError,
     VerifiedCheckpointer,
@@ -150,7 +150,7 @@ def test_what_a_custom_saver_writes_is_verified_before_it_counts(tmp_path):
 
 
 def test_half_precision_complex_sparse_and_empty_tensors_are_looked_at():
-    from speechbrain_ext.brain.checkpoint_state import nonfinite_kinds
+    from speechbrain_ext.brain.checkpoints.state import nonfinite_kinds
 
     tensors = {
         "half": torch.tensor([1.0, INF]).half(),

@@ -13,7 +13,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from torch import nn
 
 from speechbrain_ext.brain import NaNSafeBrain
-from speechbrain_ext.brain.coverage import coverage
+from speechbrain_ext.brain.memory.coverage import coverage
 
 
 def brain_of(net=None, *, folder=None, base=NaNSafeBrain, **hparams):

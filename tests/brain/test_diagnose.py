@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from speechbrain_ext.brain.diagnose import Incident, diagnose
-from speechbrain_ext.brain.transaction import Transaction
+from speechbrain_ext.brain.forensics.diagnose import Incident, diagnose
+from speechbrain_ext.brain.memory.transaction import Transaction
 from speechbrain_ext.brain.verdict import Verdict
 from speechbrain_ext.losses import ReconstructionLoss, WaveformL1Loss
 

@@ -13,15 +13,18 @@ from speechbrain.dataio.batch import PaddedBatch, PaddedData
 from torch import nn
 
 from speechbrain_ext.brain import NaNSafeBrain, NonFinitePolicy
-from speechbrain_ext.brain.dump import (
+from speechbrain_ext.brain.forensics.dump import (
     DumpError,
     dumps_in,
     read_dump,
     rebuild_batch,
     write_dump,
 )
-from speechbrain_ext.brain.packing import LeftOut
-from speechbrain_ext.brain.statistics import gradient_statistics, tensor_statistics
+from speechbrain_ext.brain.forensics.packing import LeftOut
+from speechbrain_ext.brain.forensics.statistics import (
+    gradient_statistics,
+    tensor_statistics,
+)
 from speechbrain_ext.brain.verdict import Verdict
 from tests.brain.test_transaction import batches, deliver, make, poisoned
 
@@ -434,7 +437,7 @@ def test_schema_1_is_read_with_what_it_had_and_not_replayed(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 def test_statistics_are_those_of_numpy(dtype, monkeypatch):
-    monkeypatch.setattr("speechbrain_ext.brain.statistics._CHUNK", 7)
+    monkeypatch.setattr("speechbrain_ext.brain.forensics.statistics._CHUNK", 7)
     x = torch.randn(5, 13, generator=torch.Generator().manual_seed(1)).to(dtype) + 3
     x[0, 1], x[2, 2], x[3, 3] = NAN, float("inf"), -float("inf")
     found = tensor_statistics(x)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from speechbrain_ext.brain.shadow import TensorShadow, nonfinite_flag
-from speechbrain_ext.brain.slots import Slots, module_names
-from speechbrain_ext.brain.transaction import Transaction
+from speechbrain_ext.brain.memory.shadow import TensorShadow, nonfinite_flag
+from speechbrain_ext.brain.memory.slots import Slots, module_names
+from speechbrain_ext.brain.memory.transaction import Transaction
 
 NAN = float("nan")
 

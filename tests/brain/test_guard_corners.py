@@ -574,7 +574,7 @@ def test_state_corrupted_while_validation_runs_is_repaired_before_it_is_saved(
     brain.checkpointer = speechbrain.utils.checkpoints.Checkpointer(
         tmp_path, {"net": brain.modules.net}
     )
-    from speechbrain_ext.brain.checkpoint import guard_checkpointer
+    from speechbrain_ext.brain.checkpoints.checkpoint import guard_checkpointer
 
     guard_checkpointer(brain.checkpointer)
     kind = type(brain)

@@ -15,10 +15,10 @@ from speechbrain_ext.brain import (
     agreement,
 )
 from speechbrain_ext.brain.health import Health, module_counts
+from speechbrain_ext.brain.memory.streams import RandomStreams
 from speechbrain_ext.brain.record import GuardRecord
 from speechbrain_ext.brain.recovery import Recovery
 from speechbrain_ext.brain.spikes import SpikeHistory
-from speechbrain_ext.brain.streams import RandomStreams
 from tests.brain.test_transaction import batches, deliver, make, poisoned
 
 # -- agreement ---------------------------------------------------------------------

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechbrain_ext.brain.causes import CAUSES, recommend
-from speechbrain_ext.brain.diagnose import Diagnosis
-from speechbrain_ext.brain.incident import describe
+from speechbrain_ext.brain.forensics.causes import CAUSES, recommend
+from speechbrain_ext.brain.forensics.diagnose import Diagnosis
+from speechbrain_ext.brain.forensics.incident import describe
 from speechbrain_ext.brain.verdict import Verdict
 
 NAN = math.nan

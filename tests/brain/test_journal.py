@@ -9,7 +9,7 @@ import pytest
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 
-from speechbrain_ext.brain.journal import Journal
+from speechbrain_ext.brain.memory.journal import Journal
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from speechbrain_ext.brain import NaNSafeBrain, NonFinitePolicy
 from speechbrain_ext.brain.batches import utterance_ids
-from speechbrain_ext.brain.suspects import bad_inputs
+from speechbrain_ext.brain.forensics.suspects import bad_inputs
 from tests.brain.test_transaction import batches, make, poisoned
 
 NAN = float("nan")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechbrain_ext.brain.transaction import Transaction
+from speechbrain_ext.brain.memory.transaction import Transaction
 
 
 def moved(optimizer):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechbrain_ext.brain.dump import read_dump
-from speechbrain_ext.brain.replay import replay, replay_dump
-from speechbrain_ext.brain.untrained import script_brain
+from speechbrain_ext.brain.forensics.dump import read_dump
+from speechbrain_ext.brain.forensics.replay import replay, replay_dump
+from speechbrain_ext.brain.forensics.untrained import script_brain
 from speechbrain_ext.cli import run
 from speechbrain_ext.errors import UserError
 
@@ -101,7 +101,7 @@ def script(tmp_path_factory):
 
 
 FRESH = (
-    "import sys; from speechbrain_ext.brain.replay import replay; "
+    "import sys; from speechbrain_ext.brain.forensics.replay import replay; "
     "from speechbrain_ext.cli import run; sys.exit(run(replay, sys.argv[1:], 'replay'))"
 )
 FAULTS = {

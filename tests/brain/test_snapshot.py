@@ -11,8 +11,8 @@ from speechbrain.utils.Accuracy import AccuracyStats
 from speechbrain.utils.epoch_loop import EpochCounter
 from torch import nn
 
-from speechbrain_ext.brain.snapshot import StateSnapshot
-from speechbrain_ext.brain.state import (
+from speechbrain_ext.brain.memory.snapshot import StateSnapshot
+from speechbrain_ext.brain.memory.state import (
     load_named_state,
     named_state,
     optimizers_of,

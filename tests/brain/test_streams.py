@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_ext.brain.streams import RandomStreams
+from speechbrain_ext.brain.memory.streams import RandomStreams
 
 
 def draw():

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from speechbrain_ext.brain.checkpoint import VerifiedCheckpointer
+from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.quarantine_file import quarantine_path, quarantine_table
 from speechbrain_ext.config import Recipe, load_recipe

@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.containers import (
+from speechbrain_ext.brain.memory.containers import (
     CONTAINERS,
     LONG_DICT,
     ContainerMemory,
 )
-from speechbrain_ext.brain.shadow import can_be_written
-from speechbrain_ext.brain.slots import module_names
-from speechbrain_ext.brain.state import (
+from speechbrain_ext.brain.memory.shadow import can_be_written
+from speechbrain_ext.brain.memory.slots import module_names
+from speechbrain_ext.brain.memory.state import (
     optimizers_of,
     registered,
     state_owners,
 )
-from speechbrain_ext.brain.streams import GENERATORS
+from speechbrain_ext.brain.memory.streams import GENERATORS
 
 #: Packages whose objects a batch doesn't move, or which write on purpose (loggers).
 _QUIET = (

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.shadow import TensorShadow
-from speechbrain_ext.brain.streams import (
+from speechbrain_ext.brain.memory.shadow import TensorShadow
+from speechbrain_ext.brain.memory.streams import (
     GENERATORS,
     generator_state,
     set_generator_state,

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from speechbrain_ext.brain.batches import batch_items, item_tensor, utterance_ids
-from speechbrain_ext.brain.diagnose import Diagnosis
-from speechbrain_ext.brain.statistics import tensor_statistics
+from speechbrain_ext.brain.forensics.diagnose import Diagnosis
+from speechbrain_ext.brain.forensics.statistics import tensor_statistics
 from speechbrain_ext.brain.verdict import Verdict
 
 _WIDTH = 96
@@ -55,7 +55,7 @@ def describe(
 
     Example
     -------
-    >>> from speechbrain_ext.brain.causes import recommend
+    >>> from speechbrain_ext.brain.forensics.causes import recommend
     >>> found = Diagnosis("norm overflow", "the largest gradient is that of net.bias",
     ...                   recommendation=recommend("norm overflow"))
     >>> report = describe(Verdict("norm overflow", 13.1, float("inf")), found,

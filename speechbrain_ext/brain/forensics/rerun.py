@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from speechbrain_ext.brain.trace import Origin, Trace, is_bad, state_tensors
+from speechbrain_ext.brain.forensics.trace import Origin, Trace, is_bad, state_tensors
 
 
 @dataclass

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechbrain_ext.brain.causes import CAUSES, recommend
-from speechbrain_ext.brain.dump import Dump
+from speechbrain_ext.brain.forensics.causes import CAUSES, recommend
+from speechbrain_ext.brain.forensics.dump import Dump
 
 #: Values beyond this are extreme in any item; audio is meant to lie within 1.
 _EXTREME = 1e4

@@ -7,27 +7,27 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.containers import (
+from speechbrain_ext.brain.memory.containers import (
     ATOMS,
     CONTAINERS,
     ContainerMemory,
     put_back,
     remember,
 )
-from speechbrain_ext.brain.shadow import TensorShadow
-from speechbrain_ext.brain.slots import (
+from speechbrain_ext.brain.memory.shadow import TensorShadow
+from speechbrain_ext.brain.memory.slots import (
     Slots,
     is_stock,
     module_names,
     recomputed,
     same,
 )
-from speechbrain_ext.brain.streams import (
+from speechbrain_ext.brain.memory.streams import (
     GENERATORS,
     generator_state,
     set_generator_state,
 )
-from speechbrain_ext.brain.watch import ParameterWatch
+from speechbrain_ext.brain.memory.watch import ParameterWatch
 
 #: Frozen parameters are copied as buffers up to this many bytes; beyond it they are a
 #: pretrained model, and only those that something was seen to write are.

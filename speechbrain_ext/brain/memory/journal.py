@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 
-from speechbrain_ext.brain.containers import ATOMS
+from speechbrain_ext.brain.memory.containers import ATOMS
 
 #: Copies keep the place of the original in a cache line: vector kernels start there.
 _LINE = 64

@@ -58,7 +58,7 @@ import torch
 
 from speechbrain_ext import __version__
 from speechbrain_ext.brain.batches import utterance_ids
-from speechbrain_ext.brain.dump_reader import (
+from speechbrain_ext.brain.forensics.dump_reader import (
     SCHEMA,
     Dump,
     DumpError,
@@ -66,14 +66,14 @@ from speechbrain_ext.brain.dump_reader import (
     read_dump,
     rebuild_batch,
 )
-from speechbrain_ext.brain.packing import (
+from speechbrain_ext.brain.forensics.packing import (
     PackedBatch,
     batch_paths,
     builtin,
     num_bytes,
     pack_batch,
 )
-from speechbrain_ext.brain.statistics import tensor_statistics
+from speechbrain_ext.brain.forensics.statistics import tensor_statistics
 from speechbrain_ext.brain.verdict import Verdict
 from speechbrain_ext.files import atomic_path
 

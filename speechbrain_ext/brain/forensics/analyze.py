@@ -13,16 +13,16 @@ from typing import Any
 
 import click
 
-from speechbrain_ext.brain.dump import (
+from speechbrain_ext.brain.forensics.dump import (
     Dump,
     DumpError,
     dumps_in,
     finite_or_text,
     read_dump,
 )
-from speechbrain_ext.brain.dump_reader import NAME
-from speechbrain_ext.brain.evidence import examine_items
-from speechbrain_ext.brain.issues import (
+from speechbrain_ext.brain.forensics.dump_reader import NAME
+from speechbrain_ext.brain.forensics.evidence import examine_items
+from speechbrain_ext.brain.forensics.issues import (
     culprits,
     find_issues,
     find_patterns,
@@ -250,7 +250,7 @@ def analyze_nan(
     the newest experiment here or under exp/. Needs the dumps alone. Exit code 0, or 2
     if a dump is missing or broken; the others are shown all the same.
     """
-    from speechbrain_ext.brain.analysis_text import print_analyses
+    from speechbrain_ext.brain.forensics.analysis_text import print_analyses
 
     ranges = _label_ranges(classes)
     found = [_dump_of(path) for t in targets or [None] for path in find_dumps(t)]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechbrain_ext.brain.dump import Dump
-from speechbrain_ext.brain.statistics import tensor_statistics
+from speechbrain_ext.brain.forensics.dump import Dump
+from speechbrain_ext.brain.forensics.statistics import tensor_statistics
 
 PERCENTILES = (0.1, 1, 5, 25, 50, 75, 95, 99, 99.9)
 NUM_EXTREMES = 10

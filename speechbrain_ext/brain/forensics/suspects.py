@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from speechbrain_ext.brain.batches import batch_items, item_tensor, utterance_ids
-from speechbrain_ext.brain.trace import is_bad
+from speechbrain_ext.brain.forensics.trace import is_bad
 
 #: A row whose peak is this many times the median peak of the others ...
 EXTREME_RATIO = 100.0

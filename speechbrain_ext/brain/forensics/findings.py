@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.causes import Recommendation
+from speechbrain_ext.brain.forensics.causes import Recommendation
 from speechbrain_ext.brain.verdict import Verdict
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.containers import CONTAINERS
-from speechbrain_ext.brain.slots import module_names
+from speechbrain_ext.brain.memory.containers import CONTAINERS
+from speechbrain_ext.brain.memory.slots import module_names
 
 #: Classes from these modules keep plain numbers and lists that a batch moves.
 _OWNERS = (

@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from speechbrain_ext.brain.dump import Dump
+from speechbrain_ext.brain.forensics.dump import Dump
 from speechbrain_ext.brain.nan_safe import NaNSafeBrain
 from speechbrain_ext.errors import UserError
 

@@ -19,16 +19,21 @@ import click
 import speechbrain
 import torch
 
-from speechbrain_ext.brain.diagnose import Diagnosis, Incident, diagnose
-from speechbrain_ext.brain.dump import Dump, finite_or_text, read_dump, rebuild_batch
-from speechbrain_ext.brain.rerun import Outcome, Rerun
-from speechbrain_ext.brain.state import load_named_state
-from speechbrain_ext.brain.statistics import tensor_statistics
-from speechbrain_ext.brain.streams import RandomStreams
-from speechbrain_ext.brain.suspects import mislabelled_rows
-from speechbrain_ext.brain.trace import Layer, Trace, is_bad, state_tensors
-from speechbrain_ext.brain.transaction import Transaction
-from speechbrain_ext.brain.untrained import our_brain, script_brain
+from speechbrain_ext.brain.forensics.diagnose import Diagnosis, Incident, diagnose
+from speechbrain_ext.brain.forensics.dump import (
+    Dump,
+    finite_or_text,
+    read_dump,
+    rebuild_batch,
+)
+from speechbrain_ext.brain.forensics.rerun import Outcome, Rerun
+from speechbrain_ext.brain.forensics.statistics import tensor_statistics
+from speechbrain_ext.brain.forensics.suspects import mislabelled_rows
+from speechbrain_ext.brain.forensics.trace import Layer, Trace, is_bad, state_tensors
+from speechbrain_ext.brain.forensics.untrained import our_brain, script_brain
+from speechbrain_ext.brain.memory.state import load_named_state
+from speechbrain_ext.brain.memory.streams import RandomStreams
+from speechbrain_ext.brain.memory.transaction import Transaction
 from speechbrain_ext.brain.verdict import Verdict
 from speechbrain_ext.errors import UserError
 

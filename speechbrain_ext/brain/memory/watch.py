@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from speechbrain_ext.brain.shadow import TensorShadow
+from speechbrain_ext.brain.memory.shadow import TensorShadow
 
 #: Parameters up to this many bytes are copied before the first batch.
 _COPIED_BYTES = 2**26

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
-from speechbrain_ext.brain.containers import ContainerMemory
-from speechbrain_ext.brain.forward_state import ForwardState
-from speechbrain_ext.brain.shadow import TensorShadow
-from speechbrain_ext.brain.slots import same
-from speechbrain_ext.brain.streams import RandomStreams
+from speechbrain_ext.brain.memory.containers import ContainerMemory
+from speechbrain_ext.brain.memory.forward_state import ForwardState
+from speechbrain_ext.brain.memory.shadow import TensorShadow
+from speechbrain_ext.brain.memory.slots import same
+from speechbrain_ext.brain.memory.streams import RandomStreams
 
 _grad = operator.attrgetter("grad")
 

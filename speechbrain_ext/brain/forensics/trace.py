@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from speechbrain_ext.brain.batches import batch_items, item_tensor
-from speechbrain_ext.brain.places import chosen, remembered, running
+from speechbrain_ext.brain.forensics.places import chosen, remembered, running
 
 #: Torch's own registries in a module; what else holds a tensor is a statistic.
 _REGISTRIES = frozenset(vars(torch.nn.Module()))

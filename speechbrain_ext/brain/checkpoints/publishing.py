@@ -12,8 +12,8 @@ from pathlib import Path
 
 from speechbrain.utils.checkpoints import METAFNAME
 
-from speechbrain_ext.brain.checkpoint_files import SEAL, Seal
-from speechbrain_ext.brain.checkpoint_state import Kinds
+from speechbrain_ext.brain.checkpoints.files import SEAL, Seal
+from speechbrain_ext.brain.checkpoints.state import Kinds
 from speechbrain_ext.files import sha256_file
 
 #: Folders being written or removed; neither name is a checkpoint's for any reader.

@@ -15,14 +15,14 @@ from collections.abc import Iterable
 
 import torch
 
-from speechbrain_ext.brain import suspects
 from speechbrain_ext.brain.batches import select_rows
-from speechbrain_ext.brain.causes import recommend
-from speechbrain_ext.brain.findings import Diagnosis, Incident
-from speechbrain_ext.brain.places import module_of, source_of
-from speechbrain_ext.brain.rerun import Outcome, Rerun
-from speechbrain_ext.brain.suspects import Suspects
-from speechbrain_ext.brain.trace import Trace, state_tensors
+from speechbrain_ext.brain.forensics import suspects
+from speechbrain_ext.brain.forensics.causes import recommend
+from speechbrain_ext.brain.forensics.findings import Diagnosis, Incident
+from speechbrain_ext.brain.forensics.places import module_of, source_of
+from speechbrain_ext.brain.forensics.rerun import Outcome, Rerun
+from speechbrain_ext.brain.forensics.suspects import Suspects
+from speechbrain_ext.brain.forensics.trace import Trace, state_tensors
 from speechbrain_ext.brain.verdict import Verdict
 
 __all__ = ["Diagnosis", "Incident", "diagnose", "diagnose_state"]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from speechbrain_ext import __version__
-from speechbrain_ext.brain.packing import batch_paths, rebuild
+from speechbrain_ext.brain.forensics.packing import batch_paths, rebuild
 from speechbrain_ext.errors import UserError
 
 SCHEMA = 2

@@ -8,19 +8,19 @@ from pathlib import Path
 from speechbrain.utils.checkpoints import Checkpointer, ckpt_recency
 from speechbrain.utils.distributed import ddp_barrier
 
-from speechbrain_ext.brain.checkpoint_errors import (
+from speechbrain_ext.brain.checkpoints.errors import (
     CheckpointWriteError,
     DamagedCheckpointError,
     NonFiniteStateError,
     none_good,
     writing,
 )
-from speechbrain_ext.brain.checkpoint_files import read_folder, verify_folder
-from speechbrain_ext.brain.checkpoint_inspection import first_good
-from speechbrain_ext.brain.checkpoint_order import ranked
-from speechbrain_ext.brain.checkpoint_publishing import remove_folder
-from speechbrain_ext.brain.checkpoint_ranks import gather_lines, on_main
-from speechbrain_ext.brain.checkpoint_saving import SavingVerified
+from speechbrain_ext.brain.checkpoints.files import read_folder, verify_folder
+from speechbrain_ext.brain.checkpoints.inspection import first_good
+from speechbrain_ext.brain.checkpoints.order import ranked
+from speechbrain_ext.brain.checkpoints.publishing import remove_folder
+from speechbrain_ext.brain.checkpoints.ranks import gather_lines, on_main
+from speechbrain_ext.brain.checkpoints.saving import SavingVerified
 from speechbrain_ext.errors import WorkError
 
 __all__ = [

@@ -20,27 +20,27 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_ext.brain.checkpoint_errors import (
+from speechbrain_ext.brain.checkpoints.errors import (
     CheckpointWriteError,
     nonfinite_state,
     writing,
 )
-from speechbrain_ext.brain.checkpoint_files import file_kinds
-from speechbrain_ext.brain.checkpoint_inspection import Inspection
-from speechbrain_ext.brain.checkpoint_order import plain_meta, ranked
-from speechbrain_ext.brain.checkpoint_publishing import (
+from speechbrain_ext.brain.checkpoints.files import file_kinds
+from speechbrain_ext.brain.checkpoints.inspection import Inspection
+from speechbrain_ext.brain.checkpoints.order import plain_meta, ranked
+from speechbrain_ext.brain.checkpoints.publishing import (
     clear_leftovers,
     publish,
     staging_path,
     write_seal,
 )
-from speechbrain_ext.brain.checkpoint_ranks import (
+from speechbrain_ext.brain.checkpoints.ranks import (
     agree,
     gather_lines,
     main_only_part,
     on_main,
 )
-from speechbrain_ext.brain.checkpoint_state import file_lines, live_problems
+from speechbrain_ext.brain.checkpoints.state import file_lines, live_problems
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.brain.containers import ATOMS, CONTAINERS, ContainerMemory
-from speechbrain_ext.brain.shadow import FiniteCheck, is_float, zero_or_nan
-from speechbrain_ext.brain.slots import REGISTRIES
-from speechbrain_ext.brain.streams import RandomStreams
-from speechbrain_ext.brain.transaction import Gradients
+from speechbrain_ext.brain.memory.containers import ATOMS, CONTAINERS, ContainerMemory
+from speechbrain_ext.brain.memory.shadow import FiniteCheck, is_float, zero_or_nan
+from speechbrain_ext.brain.memory.slots import REGISTRIES
+from speechbrain_ext.brain.memory.streams import RandomStreams
+from speechbrain_ext.brain.memory.transaction import Gradients
 
 _WALK = ContainerMemory()
 

@@ -18,7 +18,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_ext.brain.checkpoint_files import (
+from speechbrain_ext.brain.checkpoints.files import (
     SEAL,
     Folder,
     finite_problem,
@@ -26,7 +26,7 @@ from speechbrain_ext.brain.checkpoint_files import (
     sealed_problem,
     stock_problem,
 )
-from speechbrain_ext.brain.checkpoint_state import AllowedKinds
+from speechbrain_ext.brain.checkpoints.state import AllowedKinds
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ import torch
 import yaml
 from speechbrain.utils.checkpoints import METAFNAME, PARAMFILE_EXT, Checkpoint
 
-from speechbrain_ext.brain.checkpoint_state import (
+from speechbrain_ext.brain.checkpoints.state import (
     AllowedKinds,
     Kinds,
     file_lines,

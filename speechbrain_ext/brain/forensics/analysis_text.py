@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from speechbrain_ext.brain.issues import who
+from speechbrain_ext.brain.forensics.issues import who
 
 _WIDTH = 88
 _BAR = 40

@@ -1,0 +1,1 @@
+"""Checkpoints that are whole, finite, and never the wrong one."""

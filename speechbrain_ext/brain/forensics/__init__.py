@@ -1,0 +1,1 @@
+"""After an incident: the dump, the cause, the report, the replay."""

@@ -91,6 +91,8 @@ class NaNSafeBrain(speechbrain.Brain):
                 "nan_guard: !new:speechbrain_ext.brain.NonFinitePolicy"
             )
         self._policy = policy
+        #: where the settings are from, for dumps: recipe, config_hash, presets
+        self.origin: dict = {}
         self._guard = Guard(self, policy)
         self._evaluation = Evaluation(self)
         if isinstance(self.checkpointer, Checkpointer) and self.is_guarded:

@@ -21,6 +21,7 @@ from speechbrain_ext.brain.forensics.suspects import bad_inputs
 from speechbrain_ext.brain.healing import heal
 from speechbrain_ext.brain.memory.state import named_state
 from speechbrain_ext.brain.verdict import Verdict, explain_norm, nonfinite_names
+from speechbrain_ext.files import sha256_file
 
 if TYPE_CHECKING:
     from speechbrain_ext.brain.guard import Guard
@@ -92,6 +93,7 @@ def reject(
         gradients=gradients,
         buffers=buffers,
         state=bad_state,
+        tried=brain.origin.get("presets", []),
         precision=brain.precision,
         scale=brain.scaler.get_scale() if brain.scaler.is_enabled() else None,
         label_ranges=guard.labels.ranges,
@@ -176,6 +178,18 @@ def _forward(guard: Guard, batch: Any) -> torch.Tensor:
         return brain.compute_objectives(outputs, batch, speechbrain.Stage.TRAIN)
 
 
+def _origin(brain: NaNSafeBrain) -> dict[str, Any]:
+    """Name the recipe; of one that does not say: the hash of its resolved file."""
+    if brain.origin:
+        return dict(brain.origin)
+    folder = getattr(getattr(brain, "hparams", None), "output_folder", None)
+    if isinstance(folder, (str, Path)):
+        resolved = Path(folder) / "hyperparams.yaml"
+        with contextlib.suppress(OSError):
+            return {"recipe": str(resolved.name), "config_hash": sha256_file(resolved)}
+    return {}
+
+
 def _dump(
     guard: Guard,
     batch: Any,
@@ -200,7 +214,7 @@ def _dump(
         return None
     hparams = vars(getattr(brain, "hparams", object))
     context = {
-        "config_hash": hparams.get("config_hash"),
+        **_origin(brain),
         "task": hparams.get("task"),
         "precision": brain.precision,
         "scale": brain.scaler.get_scale() if brain.scaler.is_enabled() else None,

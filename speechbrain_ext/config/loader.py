@@ -47,6 +47,8 @@ class Recipe:
         `speechbrain_ext.config.flatten.config_hash`).
     path : Path
         The recipe's file.
+    presets : tuple of str
+        Names of the presets that were applied, in order.
     """
 
     hparams: dict[str, Any]
@@ -54,6 +56,7 @@ class Recipe:
     resolved_yaml: str
     config_hash: str
     path: Path
+    presets: tuple[str, ...] = ()
 
 
 @dataclass
@@ -229,6 +232,7 @@ def load_recipe(
         resolved_yaml=flatten(plan.root, plan.resolver),
         config_hash=config_hash(plan.root),
         path=plan.path,
+        presets=tuple(Path(str(name)).stem for name in presets),
     )
 
 

@@ -483,3 +483,14 @@ def test_gradient_statistics_name_the_bad_and_measure_the_largest():
     assert first["name"] == "b.weight"
     assert first["norm"] == pytest.approx(6e38, rel=1e-6)
     assert (last["max_abs"], last["norm"]) == (0, 0)
+
+
+def test_a_dump_names_the_recipe_that_the_run_came_from(tmp_path):
+    guard = NonFinitePolicy(quarantine=False, dump_folder=str(tmp_path / "debug_nan"))
+    brain = make(NaNSafeBrain, extra={"nan_guard": guard})
+    brain.origin = {"config_hash": "abc", "presets": ["tight_clip"], "recipe": "x.yaml"}
+    brain.fit(range(1), deliver([*batches(2), poisoned("inf")]))
+    context = read_dump(next((tmp_path / "debug_nan").glob("nan_batch_*.pt"))).context
+    assert context["config_hash"] == "abc"
+    assert context["presets"] == ["tight_clip"]
+    assert "--preset tight_clip" not in brain._guard.last_report  # tried already

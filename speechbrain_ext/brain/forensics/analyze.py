@@ -283,7 +283,7 @@ def _dump_of(path: Path) -> Path:
 
 def _plot_all(analyses: list[dict[str, Any]]) -> list[Path]:
     # matplotlib takes a second to import; the text shall not wait for it.
-    from speechbrain_ext.report.dump_plots import plot_dump
+    from speechbrain_ext.brain.forensics.dump_plots import plot_dump
 
     pictures = []
     for analysis in analyses:

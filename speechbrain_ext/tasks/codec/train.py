@@ -100,13 +100,19 @@ def make_brain(recipe: Recipe) -> CodecBrain:
     quantizers_of(hparams["modules"]["codec"], hparams["valid_kbps"], "valid_kbps")
     quantizers_of(hparams["modules"]["codec"], hparams["eval_kbps"], "eval_kbps")
     hparams["train_loggers"] = [hparams["train_logger"]]
-    return CodecBrain(
+    brain = CodecBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=recipe.run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    brain.origin = {
+        "recipe": recipe.path.name,
+        "config_hash": recipe.config_hash,
+        "presets": list(recipe.presets),
+    }
+    return brain
 
 
 def manifests(hparams: dict) -> tuple[dict, dict]:

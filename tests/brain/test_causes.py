@@ -3,6 +3,7 @@
 import pytest
 
 from speechbrain_ext.brain.forensics.causes import CAUSES, PRESETS, recommend
+from speechbrain_ext.checkout import project_root
 
 #: The list of the issue; "output of module" and "loss spike" are of this project.
 NAMED = {
@@ -129,3 +130,9 @@ def test_every_solution_of_the_seed_document_is_reached(symptom, causes, solutio
             for module in ("net (Linear)", "classifier (AAMSoftmax)")
         ]
         assert any(solution in text for text in texts), symptom
+
+
+def test_the_documentation_lists_every_cause_in_these_words():
+    text = (project_root() / "docs" / "nan_safety.md").read_text(encoding="utf-8")
+    for cause in CAUSES.values():
+        assert f"| {cause.key} | {cause.meaning} | {cause.recognised} |" in text

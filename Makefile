@@ -29,10 +29,10 @@ demo: setup      ## train and score the codec on the embedded corpus
 	egs/telugu/run.sh
 
 test: setup      ## all tests (at most 8 minutes on 2 cores)
-	OMP_NUM_THREADS=1 python -m pytest -n 2
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
 
 smoke: setup     ## the two-minute subset
-	OMP_NUM_THREADS=1 python -m pytest -n 2 -m smoke
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup -m smoke
 
 lint: setup      ## ruff, shellcheck, imports
 	ruff check .

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+#: All in one worker: they share one run of two processes.
+pytestmark = pytest.mark.xdist_group("ranks")
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
@@ -34,11 +37,21 @@ def torchrun(script, *arguments, timeout):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("agreed")
-    done = torchrun("agreed.py", folder, timeout=240)
+def everything(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    done = torchrun("everything.py", folder, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads((folder / f"rank{r}.json").read_text()) for r in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def ranks(everything):
+    return [rank["agreed"] for rank in everything]
+
+
+@pytest.fixture(scope="module")
+def windows(everything):
+    return [rank["windows"] for rank in everything]
 
 
 FAULTS = [
@@ -93,3 +106,34 @@ def test_an_exception_inside_collectives_ends_all_ranks_in_time_with_the_cause(
     assert "inside the forward of the wrapped module" in done.stderr
     entries = json.loads((tmp_path / "out.json").read_text())
     assert f"r{where}s5u0" in json.dumps(entries)
+
+
+# -- inside an accumulation window, where gradients are each rank's own ------------
+
+
+@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize("fault", ["gradient", "nan", "objective error"])
+def test_a_micro_batch_that_is_bad_on_one_rank_is_dropped_on_both(
+    windows, fault, where
+):
+    name = f"{fault} on {where}"
+    for rank in windows:
+        assert rank[name]["rejected"] == 1
+        assert rank[name]["state"] == rank["without"]["state"]
+        assert rank[name]["synced"]  # no_sync was left although it was unwound
+    assert windows[0][name]["state"] == windows[1][name]["state"]
+    assert windows[1 - where][name]["causes"] == ["other rank"]
+    assert windows[where][name]["causes"] != ["other rank"]
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_scaled_gradients_wait_for_the_step_on_both_ranks(windows, where):
+    for rank in windows:
+        seen = rank[f"scaled on {where}"]
+        assert (seen["rejected"], seen["backoffs"]) == (0, 1)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_rank_without_room_for_its_batches_holds_up_nobody(windows, where):
+    states = {rank[f"room on {where}"]["state"] for rank in windows}
+    assert len(states) == 1

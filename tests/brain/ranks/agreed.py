@@ -1,18 +1,11 @@
-"""Run by torchrun on two ranks: every fault that can be agreed, on either rank.
-
-Prints nothing; writes ``<folder>/rank<r>.json``: scenario -> what this rank saw.
-"""
+"""Every fault that can be agreed, on either rank; `everything.py` runs them."""
 
 import hashlib
-import json
 import math
 import os
-import sys
-from pathlib import Path
 
 import torch
 from speechbrain import Stage
-from speechbrain.utils.distributed import ddp_init_group
 from torch import nn
 
 from speechbrain_ext.brain import NaNSafeBrain, NonFinitePolicy
@@ -151,8 +144,8 @@ def corrupt_here(where):
     return corrupt
 
 
-def main(folder):
-    ddp_init_group({"distributed_launch": True, "distributed_backend": "gloo"})
+def scenarios():
+    """Run all; scenario -> what this rank saw."""
     seen = {}
 
     def note(name, brain):
@@ -193,10 +186,4 @@ def main(folder):
                     train(kind, data, spike="reject", label_ranges=ranges),
                 )
         note(f"Toy state on {where}", train(Toy, clean, corrupt=corrupt_here(where)))
-    Path(folder, f"rank{RANK}.json").write_text(json.dumps(seen))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1])
+    return seen

@@ -1,16 +1,9 @@
-"""Run by torchrun on two ranks: faults of one rank inside an accumulation window.
+"""Faults of one rank inside an accumulation window; `everything.py` runs them."""
 
-Writes ``<folder>/rank<r>.json``: scenario -> what this rank saw.
-"""
-
-import json
 import math
-import sys
-from pathlib import Path
 
 import torch
 from agreed import BAD, RANK, Toy, batches, digest, train
-from speechbrain.utils.distributed import ddp_init_group
 
 
 class Windowed(Toy):
@@ -34,8 +27,8 @@ class Scaled(Windowed):
         self.scaler = torch.GradScaler("cpu", init_scale=8.0)
 
 
-def main(folder):
-    ddp_init_group({"distributed_launch": True, "distributed_backend": "gloo"})
+def scenarios():
+    """Run all; scenario -> what this rank saw."""
     clean = batches(RANK)
     without = [batch for step, batch in enumerate(clean) if step != BAD]
     seen = {}
@@ -61,10 +54,4 @@ def main(folder):
         # One rank has no room for its batches: all take their snapshots together.
         room = 1e-3 if where == RANK else 10.0
         note(f"room on {where}", train(Toy, clean, journal_megabytes=room))
-    Path(folder, f"rank{RANK}.json").write_text(json.dumps(seen))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1])
+    return seen

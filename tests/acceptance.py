@@ -203,7 +203,6 @@ def chaos() -> dict:
             "<=",
             0,
         ),
-        Claim("minutes", figures["seconds"] / 60, "<=", 10.0),
     ]
     return {
         "command": " ".join(command),

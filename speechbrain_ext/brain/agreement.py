@@ -158,7 +158,7 @@ def ended(reason: str | None) -> RankEndedError:
     """Say that this rank can't go on alone."""
     return RankEndedError(
         f"{reason or 'another rank ended or is late'}\n  This rank can't go on alone; "
-        "the last good checkpoint is kept.\n  Next: the same command resumes from it."
+        "checkpoints are as they were.\n  Next: the same command resumes from it."
     )
 
 

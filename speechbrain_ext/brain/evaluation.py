@@ -12,6 +12,7 @@ import torch
 from speechbrain_ext.brain.batches import batch_items, item_tensor, utterance_ids
 from speechbrain_ext.brain.forensics.statistics import tensor_statistics
 from speechbrain_ext.brain.forensics.suspects import bad_inputs
+from speechbrain_ext.errors import WorkError
 
 if TYPE_CHECKING:
     from speechbrain import Stage
@@ -58,6 +59,11 @@ class Evaluation:
     def empty(self) -> bool:
         """Whether a stage is going on that was given no batch so far."""
         return self.running and not self._seen
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether all batches of a stage were left out, or there was none."""
+        return self.running and len(self.left_out) == self._seen
 
     def __enter__(self) -> Evaluation:
         self._outer.append((self._finite, self._seen, self.left_out))
@@ -141,6 +147,27 @@ class Evaluation:
                 )
                 lines.append(f"  {name} {facts['shape']}: {told}")
         logger.warning("\n".join(lines))
+
+    def tell_empty(self, stage: Stage, epoch: int | None, error: Exception) -> None:
+        """Go on without a stage of which nothing is left to summarise.
+
+        The weights of the epoch are saved all the same, without a metric.
+
+        Raises
+        ------
+        WorkError
+            In the test stage, whose summary was the purpose.
+        """
+        why = self.left_out[0]["reason"] if self.left_out else "there was no batch"
+        told = (
+            f"every {stage.name.lower()} batch was left out: on_stage_end had nothing "
+            f"to summarise ({type(error).__name__}: {error})\n  first reason: {why}"
+        )
+        if stage.name == "TEST":
+            raise WorkError(f"{told}\n  Next: mend or remove these files") from error
+        logger.error("%s\n  Next: mend or remove these files; training goes on", told)
+        if self._brain.checkpointer is not None:
+            self._brain.checkpointer.save_checkpoint(meta={"epoch": epoch})
 
     def update_average(self, loss: torch.Tensor, average: float) -> float:
         """Return the mean over the finite losses so far; NaN before the first one."""

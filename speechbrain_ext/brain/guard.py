@@ -22,7 +22,7 @@ from speechbrain_ext.brain.memory.coverage import coverage
 from speechbrain_ext.brain.memory.snapshot import StateSnapshot
 from speechbrain_ext.brain.memory.state import state_owners
 from speechbrain_ext.brain.memory.transaction import Transaction
-from speechbrain_ext.brain.policy import NonFinitePolicy
+from speechbrain_ext.brain.policy import DivergenceError, NonFinitePolicy
 from speechbrain_ext.brain.quarantine import Quarantine, apply_quarantine
 from speechbrain_ext.brain.quarantine_file import quarantine_path
 from speechbrain_ext.brain.raised import raise_bug
@@ -119,10 +119,25 @@ class Guard:
             path = quarantine_path(policy, folder)
             if self.quarantine is None or self.quarantine.path != path:
                 self.quarantine = Quarantine(path, keep=policy.keep_quarantined)
+                self._tell_quarantine()
         if is_distributed():
             self.agreement = Agreement(policy.collective_timeout)
             self.agreement.votes_backward = self.fits_as_stock
             self.agreement.join()
+
+    def _tell_quarantine(self) -> None:
+        """Say at the start what an earlier run has put into quarantine."""
+        held = list(self.quarantine.entries)
+        if held:
+            more = f" and {len(held) - 5} more" if len(held) > 5 else ""
+            logger.warning(
+                "%d utterances of earlier runs are in quarantine and left out: %s%s "
+                "(%s; once they are mended, remove their entries there)",
+                len(held),
+                ", ".join(held[:5]),
+                more,
+                self.quarantine.path,
+            )
 
     def stop(self) -> None:
         """Leave nothing behind after a run of ``fit``."""
@@ -167,6 +182,14 @@ class Guard:
         only_raised = health.rejected and health.exceptions == health.rejected
         if only_raised and not health.committed and self.last_error is not None:
             raise_bug(self)
+        delivered = health.epoch_batches and not self.brain.step
+        if delivered and health.epoch["masked"] and not health.epoch_rejected:
+            raise DivergenceError(
+                f"epoch {self.epoch}: nothing was learned: every utterance that was "
+                f"delivered is in quarantine ({len(self.quarantine.entries)} in all).\n"
+                f"  Next: look at {self.quarantine.path}; once the files are mended, "
+                "remove their entries there, or set keep_quarantined: True"
+            )
         healed = heal_anywhere(self, next_batch=False)
         if healed:
             self.brain.zero_grad(set_to_none=True)

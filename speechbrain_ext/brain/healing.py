@@ -44,7 +44,7 @@ def heal(guard: Guard, bad: list[str], *, next_batch: bool) -> bool:
     if guard.any_rank(not guard.recovery.possible):
         raise DivergenceError(
             f"epoch {guard.epoch}: the state itself is corrupted ({names}) and "
-            "there is no snapshot to go back to; the last good checkpoint is kept."
+            "there is no snapshot to go back to; checkpoints are as they were."
             "\n  Next: the same command resumes from it; keep snapshots with "
             "--nan_guard.snapshot_every=50"
         )
@@ -63,8 +63,9 @@ def heal(guard: Guard, bad: list[str], *, next_batch: bool) -> bool:
         raise DivergenceError(
             f"epoch {guard.epoch}: {names}: corrupted again after {replayed} "
             "batches were learned again from a verified snapshot, so the recipe "
-            "itself does it; the last good checkpoint is kept.\n"
-            "  Next: try --preset ultrasafe."
+            "itself does it; checkpoints are as they were.\n"
+            "  Next: half the learning rate, max_grad_norm 1 (./run.sh --preset "
+            "ultrasafe)"
         )
     guard.health.replayed += replayed
     logger.warning(
@@ -106,7 +107,7 @@ def heal_between(guard: Guard) -> bool:
         names = ", ".join(lost[:5]) or "tensors of another rank"
         raise DivergenceError(
             f"the state is corrupted between two stages ({names}) and there is no "
-            "snapshot to go back to; the last good checkpoint is kept.\n"
+            "snapshot to go back to; checkpoints are as they were.\n"
             "  Next: the same command resumes from it; if it is the first run, "
             "look at how these weights are made."
         )

@@ -153,11 +153,13 @@ class Health:
         if reason:
             raise DivergenceError(
                 f"training stopped: {reason}.\n"
-                "  The last good checkpoint is kept; nothing of the rejected batches "
-                f"is in it.\n  Last reject: {last}\n"
-                "  Next: speechbrain-ext analyze-nan compares the dumps named above; "
-                "mend or remove those files and start the same command again; or try "
-                "--preset ultrasafe."
+                "  Checkpoints are as they were: nothing of the rejected batches is in "
+                f"them.\n  Last reject: {last}\n"
+                "  Next: speechbrain-ext analyze-nan compares the dumps in the folder "
+                "named above; mend or remove those files (and their entries in "
+                "quarantine.json), and start the same command again; or train more "
+                "safely: half the learning rate, max_grad_norm 1, no mixed precision "
+                "(./run.sh --preset ultrasafe)."
             )
 
 

@@ -341,6 +341,8 @@ def _verified(on_stage_end):
             try:
                 if guard.end_epoch():
                     stage_loss = self.avg_train_loss
+                if not self.step:
+                    stage_loss = math.nan  # a mean of nothing, which stock calls 0.0
                 return on_stage_end(self, stage, stage_loss, epoch)
             finally:
                 guard.ending = False
@@ -352,6 +354,10 @@ def _verified(on_stage_end):
                 if stage == speechbrain.Stage.VALID:
                     heal_between(guard)
                 return on_stage_end(self, stage, stage_loss, epoch)
+            except Exception as error:
+                if not self._evaluation.nothing_left:
+                    raise
+                self._evaluation.tell_empty(stage, epoch, error)
             finally:
                 guard.ending = False
         return on_stage_end(self, stage, stage_loss, epoch)

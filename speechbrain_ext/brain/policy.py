@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from speechbrain_ext.errors import WorkError
@@ -133,6 +136,7 @@ class NonFinitePolicy:
     dump_weights: bool = True
 
     def __post_init__(self):
+        self._check_types()
         one_of = {
             "mode": ("transaction", "skip", "off"),
             "spike": ("observe", "reject", "off"),
@@ -174,5 +178,32 @@ class NonFinitePolicy:
             broken.append(
                 f"max_dump_megabytes must be > 0, got {self.max_dump_megabytes!r}"
             )
+        if broken:
+            raise ValueError("NonFinitePolicy: " + "; ".join(broken))
+
+    def _check_types(self) -> None:
+        """Refuse values of another type than their default's, all at once."""
+        broken = []
+        for field in dataclasses.fields(self):
+            value, default = getattr(self, field.name), field.default
+            if field.name == "label_ranges":
+                good = value is None or (
+                    isinstance(value, Mapping)
+                    and all(type(n) is int and n > 0 for n in value.values())
+                )
+                wanted = "a mapping of item names to numbers of classes, or null"
+            elif field.name in ("dump_folder", "quarantine_file"):
+                good = value is None or isinstance(value, (str, os.PathLike))
+                wanted = "a path, or null"
+            elif isinstance(default, bool):
+                good, wanted = isinstance(value, bool), "True or False"
+            elif isinstance(default, int):
+                good, wanted = type(value) is int, "a whole number"
+            elif isinstance(default, float):
+                good, wanted = type(value) in (int, float), "a number"
+            else:
+                good, wanted = isinstance(value, str), "a text"
+            if not good:
+                broken.append(f"{field.name} must be {wanted}, got {value!r}")
         if broken:
             raise ValueError("NonFinitePolicy: " + "; ".join(broken))

@@ -26,8 +26,9 @@ SCHEMA = 1
 FIELDS = ("reason", "cause", "epoch", "batch", "dump")
 ABOUT = (
     "Utterances left out of training because they made a batch non-finite. Mend or "
-    "remove the files. Then take all back with --nan_guard.keep_quarantined=true, or "
-    "one by removing its entry here."
+    "remove the files. Then take one back by removing its entry here, or all with "
+    "keep_quarantined: True in the nan_guard section of the YAML (./run.sh "
+    "--keep_quarantined=True)."
 )
 
 

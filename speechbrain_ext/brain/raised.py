@@ -38,7 +38,7 @@ def verdict_of(guard: Guard, error: Exception, batch: Any) -> Verdict:
     if "CUDA error" in text or "device-side assert" in text:
         raise WorkError(
             f"the GPU's context is lost: {text.splitlines()[0]}\n  No verdict is "
-            "possible any more; the last good checkpoint is kept.\n  Next: the "
+            "possible any more; checkpoints are as they were.\n  Next: the "
             "same command resumes from it; with labels in the batch, give their "
             "range: --nan_guard.label_ranges='{spk_id_encoded: 140}'"
         ) from error
@@ -80,6 +80,6 @@ def _agree_on(guard: Guard, error: Exception, batch: Any) -> None:
     raise RankEndedError(
         f"{reason}\n  raised inside a forward that speaks to the other ranks, "
         "which can't be agreed: all ranks end.\n  The batch is in quarantine; the "
-        "last good checkpoint is kept.\n  Next: the same command resumes from it, "
+        "checkpoints are as they were.\n  Next: the same command resumes from it, "
         "without this batch."
     ) from error

@@ -257,8 +257,12 @@ def _quarantine(guard: Guard, diagnosis: Diagnosis, dump: Path | None) -> list[s
     """Put proven culprits into quarantine; return what was done, as text."""
     proven = diagnosis.proven and diagnosis.cause != "loss spike"
     proven |= diagnosis.cause in ("input non-finite", "label out of range")
-    if not guard.policy.quarantine or not proven or not diagnosis.utt_ids:
+    if not guard.policy.quarantine or not proven:
         return []
+    if not diagnosis.utt_ids:
+        if not diagnosis.rows:
+            return []
+        return ["not quarantined: the batch carries no ids ('id' in output_keys)"]
     added = guard.quarantine.add(
         diagnosis.utt_ids,
         reason=diagnosis.detail,

@@ -187,6 +187,9 @@ def _batches_accepted(folder, rows) -> Finding:
     where = f"look at {folder / 'log.txt'}"
     if dumps:
         where = f"speechbrain-ext analyze-nan {folder}"
+    rejected = max(rejected, len(dumps))
+    if not rejected and not any("train rejected" in row for row in rows):
+        return Finding(None, "batches rejected: not logged")
     return Finding(rejected == 0, f"batches rejected: {rejected:.0f}", where)
 
 

@@ -2,13 +2,17 @@
 
 import json
 import math
+import types
 
 import pytest
 import speechbrain
 import torch
+from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
 from speechbrain_ext.brain import DivergenceError, NaNSafeBrain, NonFinitePolicy
+from speechbrain_ext.brain.nan_safe import _verified
+from speechbrain_ext.errors import WorkError
 from tests.brain.test_transaction import (
     as_loader,
     assert_same_bits,
@@ -195,6 +199,43 @@ def test_a_masked_batch_is_that_of_the_other_utterances(tmp_path):
     assert_same_bits(everything(masked), everything(reference))
 
 
+def test_an_epoch_of_which_all_is_in_quarantine_is_told_and_not_called_trained(
+    tmp_path, caplog
+):
+    data = batches(2)
+    for batch in data:
+        batch["x"][:] = math.nan
+    policy = {"quarantine": True, "dump_folder": str(tmp_path / "debug_nan")}
+    run(data, **policy)  # all bad: all rejected, all in quarantine
+    with pytest.raises(DivergenceError, match=r"nothing was learned.*quarantine"):
+        run(batches(2), **policy)  # mended since, and nobody was told
+    assert "10 utterances of earlier runs are in quarantine" in caplog.text
+
+
+def test_a_bad_row_without_an_id_is_put_back_and_the_report_says_what_is_missing():
+    data = [{k: v for k, v in b.items() if k != "id"} for b in batches(4)]
+    data[1]["x"][2, 3] = math.nan
+    brain = run(data, quarantine=True)
+    assert brain.health.rejected == 1
+    assert "carries no ids" in brain._guard.last_report
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("keep_quarantined", "false"),
+        ("snapshot_every", 1.5),
+        ("label_ranges", 5),
+        ("label_ranges", {"spk": "five"}),
+        ("max_consecutive_rejects", "ten"),
+        ("safer_lr_factor", True),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"NonFinitePolicy: {name} must be"):
+        NonFinitePolicy(**{name: value})
+
+
 # -- modes ----------------------------------------------------------------------------
 
 
@@ -323,3 +364,19 @@ def test_evaluate_returns_the_mean_of_the_finite_batches():
     clean = brain.evaluate(as_loader(good))
     assert brain.evaluate(as_loader([good[0], poisoned("loss"), *good[1:]])) == clean
     assert math.isnan(brain.evaluate(as_loader([poisoned("loss")])))
+
+
+def test_a_summary_of_nothing_does_not_cost_the_epoch(tmp_path, caplog):
+    brain = make(NaNSafeBrain)
+    brain.checkpointer = Checkpointer(tmp_path, {"net": brain.modules.net})
+
+    def end(self, stage, stage_loss, epoch=None):
+        if stage != speechbrain.Stage.TRAIN:
+            raise IndexError("argmin(): no elements")  # MetricStats.summarize
+
+    brain.on_stage_end = types.MethodType(_verified(end), brain)
+    brain.fit([1], as_loader(batches(2)), as_loader([poisoned("loss")]))
+    assert "every valid batch was left out" in caplog.text
+    assert len(brain.checkpointer.list_checkpoints()) == 1
+    with pytest.raises(WorkError, match="every test batch was left out"):
+        brain.evaluate(as_loader([poisoned("loss")]))

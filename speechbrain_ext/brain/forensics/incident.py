@@ -69,10 +69,13 @@ def describe(
     if verdict.cause == "state":
         what = "state fault at"
     lines = [f"{what} {place}: {diagnosis.cause}: {diagnosis.detail}"]
-    lines.append(
-        f"  seen as: {verdict.cause}; loss {verdict.loss:.4g}, gradient norm "
-        f"{verdict.grad_norm:.4g}"
-    )
+    if verdict.cause in ("label", "exception", "state"):
+        lines.append(f"  seen as: {verdict.cause}; no loss was computed")
+    else:
+        lines.append(
+            f"  seen as: {verdict.cause}; loss {verdict.loss:.4g}, gradient norm "
+            f"{verdict.grad_norm:.4g}"
+        )
     if diagnosis.utt_ids or diagnosis.rows:
         who = diagnosis.utt_ids or [f"row {row}" for row in diagnosis.rows]
         tested = " (without: fine)" if diagnosis.proven else ""

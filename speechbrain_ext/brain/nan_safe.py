@@ -357,7 +357,7 @@ def _verified(on_stage_end):
             except Exception as error:
                 if not self._evaluation.nothing_left:
                     raise
-                self._evaluation.tell_empty(stage, epoch, error)
+                return self._evaluation.tell_empty(stage, epoch, error)
             finally:
                 guard.ending = False
         return on_stage_end(self, stage, stage_loss, epoch)

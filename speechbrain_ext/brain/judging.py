@@ -55,12 +55,15 @@ def judge_step(guard: Guard, optimizers: dict, *, stepping: bool = True) -> dict
     spikes = guard.spike_history.of(optimizers)
     policy = guard.policy
     skips = policy.mode == "skip"
+    limits = spikes.limits if spikes else (math.inf, math.inf)
+    if guard.loss is None and limits[1] < math.inf:
+        limits = (-math.inf, limits[1])  # no loss is seen here: the norm alone decides
     verdict = judge(
         loss,
         seen,
         # The document's rule knows of no buffers.
         None if skips else guard.transaction.forward_state.probe(),
-        limits=spikes.limits if spikes else (math.inf, math.inf),
+        limits=limits,
         reject_spikes=policy.spike == "reject",
         agree=guard.agreement is not None,
     )

@@ -51,9 +51,10 @@ class NonFinitePolicy:
         Committed steps before the first spike is called (>= 1), and how many the
         running median looks back on.
     spike_deviations, spike_factor : float
-        Loss or gradient norm is a spike if it is above the running median by more than
-        ``spike_deviations`` robust standard deviations (1.4826 x the median absolute
-        deviation) *and* by more than ``spike_factor - 1`` times the median's size.
+        A batch is a spike if loss *and* gradient norm are each above their running
+        median by more than ``spike_deviations`` robust standard deviations (1.4826 x
+        the median absolute deviation) and by more than ``spike_factor - 1`` times the
+        median's size. Where a ``fit_batch`` of its own shows no loss: the norm alone.
     snapshot_every : int
         Steps between two verified snapshots in memory, from which a corrupted state is
         rolled back and replayed; 0: none.

@@ -89,7 +89,8 @@ def judge(
     probe : torch.Tensor or None
         0 if all buffers are finite, else NaN (`ForwardState.probe`).
     limits : tuple[float, float]
-        Loss and total norm above which the batch is a spike.
+        Loss and total norm; a batch above both is a spike. Either alone is not: an
+        unusual batch has large gradients, which clipping is for.
     reject_spikes : bool
         Whether a spike is a bad batch.
     agree : bool
@@ -118,27 +119,24 @@ def judge(
         # what this rank alone has seen: gradients are everybody's already.
         bad = ~torch.isfinite(values[0] + values[2])
         if reject_spikes:
-            bad = bad | (values[0] > limits[0])
+            bad = bad | ((values[0] > limits[0]) & (values[1] > limits[1]))
         # Inside an accumulation window gradients are each rank's own, though.
-        flags = [bad, ~torch.isfinite(values[1]), values[1] > limits[1]]
-        flags = torch.stack(flags).float()
+        flags = torch.stack([bad, ~torch.isfinite(values[1])]).float()
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         values = torch.cat([values, flags])
     numbers = values.tolist()
     loss_value, norm_value, clean_value = numbers[:3]
-    spike = loss_value > limits[0] or norm_value > limits[1]
+    spike = loss_value > limits[0] and norm_value > limits[1]
     if not math.isfinite(loss_value):
         cause = "loss"
     elif not math.isfinite(clean_value):  # forward comes before backward
         cause = "buffer"
-    elif agree and numbers[3] > 0 and not (reject_spikes and loss_value > limits[0]):
+    elif agree and numbers[3] > 0 and not (reject_spikes and spike):
         cause = "other rank"
     elif not math.isfinite(norm_value) or (agree and numbers[4] > 0):
         cause = "gradient"
     elif spike and reject_spikes:
         cause = "spike"
-    elif agree and reject_spikes and numbers[5] > 0:
-        cause = "other rank"
     else:
         cause = "accepted"
     return Verdict(cause, loss_value, norm_value, spike)

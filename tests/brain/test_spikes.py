@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.spikes import RunningMedian, SpikeGuard
+from speechbrain_ext.brain.verdict import judge
 
 
 @pytest.mark.parametrize("window", [1, 2, 7, 50])
@@ -75,3 +77,21 @@ def test_policy_refuses_words_and_numbers_out_of_range_all_at_once():
         )
     for name in ("spike", "mode", "snapshot_every", "safer_lr_factor"):
         assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "cause"),
+    [(9.0, 9.0, "spike"), (9.0, 1.0, "accepted"), (1.0, 9.0, "accepted")],
+)
+def test_an_unusual_batch_is_no_spike_unless_loss_and_norm_both_say_so(
+    loss, norm, cause
+):
+    verdict = judge(
+        torch.tensor(loss),
+        [torch.tensor(norm)],
+        None,
+        limits=(5.0, 5.0),
+        reject_spikes=True,
+    )
+    assert verdict.cause == cause
+    assert verdict.spike == (cause == "spike")

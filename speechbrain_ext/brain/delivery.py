@@ -110,10 +110,11 @@ def mask(guard: Guard, batch: Any) -> Any:
 
 
 def _fit(guard: Guard, fit_batch: Callable[[Any], Any], batch: Any) -> Any:
-    fault = guard.labels.fault(batch)
-    if fault is None and guard.agreement is not None and guard.quarantine.entries:
+    if guard.agreement is not None and guard.quarantine.entries:
         if not guard.replaying and guard.quarantine.mask(batch) is None:
-            fault = "every utterance of the batch is in quarantine"
+            # As an exception, so that the report says this and blames no label.
+            raise RuntimeError("every utterance of the batch is in quarantine")
+    fault = guard.labels.fault(batch)
     on_trial = guard.labels.doubted if guard.agreement is None else None
     if fault is not None and (on_trial is None or guard.brain.device_type != "cpu"):
         guard.vote_against()

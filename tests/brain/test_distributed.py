@@ -58,7 +58,7 @@ FAULTS = [
     f"{kind} {fault} on {where}"
     for where in (0, 1)
     for kind, faults in (
-        ("Toy", "nan,spike,data error,loss only,label,objective error"),
+        ("Toy", "nan,spike,data error,loss only,label,objective error,quarantine"),
         ("OwnStep", "nan,data error,loss only,label"),
     )
     for fault in faults.split(",")
@@ -91,7 +91,8 @@ def test_the_rank_with_the_fault_names_it_and_the_other_says_where_it_lies(
 ):
     assert ranks[where][f"Toy nan on {where}"]["causes"] == ["input non-finite"]
     assert ranks[where][f"Toy label on {where}"]["causes"] == ["label out of range"]
-    for fault in ("nan", "label", "loss only", "data error", "spike"):
+    assert ranks[where][f"Toy quarantine on {where}"]["causes"] == ["exception"]
+    for fault in ("nan", "label", "loss only", "data error", "spike", "quarantine"):
         assert ranks[1 - where][f"Toy {fault} on {where}"]["causes"] == ["other rank"]
 
 

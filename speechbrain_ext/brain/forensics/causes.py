@@ -134,7 +134,7 @@ CAUSES: dict[str, Cause] = {
         ),
         Cause(
             "loss spike",
-            "Loss or gradient is finite, but absurd against the last batches.",
+            "Loss and gradient are finite, but absurd against the last batches.",
             "the spike guard, with inputs in the usual range",
             "One spike does no harm; many mean that training is about to diverge.",
             "",

@@ -9,6 +9,7 @@ from speechbrain import Stage
 from torch import nn
 
 from speechbrain_ext.brain import NaNSafeBrain, NonFinitePolicy
+from speechbrain_ext.brain.quarantine_file import write_quarantine
 from speechbrain_ext.quantization import ResidualVectorQuantizer
 
 RANK = int(os.environ["RANK"])
@@ -144,7 +145,7 @@ def corrupt_here(where):
     return corrupt
 
 
-def scenarios():
+def scenarios(folder):
     """Run all; scenario -> what this rank saw."""
     seen = {}
 
@@ -185,5 +186,17 @@ def scenarios():
                     f"{kind.__name__} {fault} on {where}",
                     train(kind, data, spike="reject", label_ranges=ranges),
                 )
+        entry = {
+            "reason": "bad",
+            "cause": "exception",
+            "epoch": 1,
+            "batch": 1,
+            "dump": None,
+        }
+        listed = {f"r{where}s{BAD}u{u}": dict(entry) for u in range(4)}
+        path = folder / f"quarantine_{where}_{RANK}.json"
+        write_quarantine(path, listed, {})
+        brain = train(Toy, clean, quarantine_file=str(path))
+        note(f"Toy quarantine on {where}", brain)
         note(f"Toy state on {where}", train(Toy, clean, corrupt=corrupt_here(where)))
     return seen

@@ -15,6 +15,9 @@ from speechbrain.utils.distributed import ddp_init_group
 if __name__ == "__main__":
     torch.set_num_threads(1)
     ddp_init_group({"distributed_launch": True, "distributed_backend": "gloo"})
-    seen = {"agreed": agreed.scenarios(), "windows": windows.scenarios()}
+    seen = {
+        "agreed": agreed.scenarios(Path(sys.argv[1])),
+        "windows": windows.scenarios(),
+    }
     Path(sys.argv[1], f"rank{agreed.RANK}.json").write_text(json.dumps(seen))
     torch.distributed.destroy_process_group()

@@ -1,8 +1,8 @@
 """Embeddings of many utterances with what is needed to trust them: one ``.npz``.
 
 Needs NumPy only. The file holds ``ids`` (text), ``vectors`` (float32 [n, dim]),
-``seconds`` (float32 [n]), ``checkpoint`` and ``system`` (text), and can be read with
-``numpy.load`` alone; it holds no pickles.
+``seconds`` (float32 [n]), ``checkpoint`` and ``system`` (text), ``stamps`` (text, [n]
+or [0]), and can be read with ``numpy.load`` alone; it holds no pickles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import atomic_path
 
-_KEYS = ("ids", "vectors", "seconds", "checkpoint", "system")
+_KEYS = ("ids", "vectors", "seconds", "checkpoint", "system", "stamps")
 _MAX_SHOWN = 10
 
 
@@ -41,7 +41,11 @@ class EmbeddingSet:
     checkpoint : str
         SHA-256 of the weights that made the vectors; empty if none did.
     system : str
-        What made them, such as ``SpeakerEncoder`` or ``channel``.
+        What made them, such as ``speaker`` or ``channel``.
+    stamps : list of str
+        What decided each vector beside the checkpoint (a hash of the audio and of the
+        settings), [n]; empty where nobody noted it. A vector whose stamp is unchanged
+        need not be computed again.
 
     Raises
     ------
@@ -60,6 +64,7 @@ class EmbeddingSet:
     seconds: np.ndarray
     checkpoint: str = ""
     system: str = ""
+    stamps: list[str] = field(default_factory=list)
     _index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -76,6 +81,11 @@ class EmbeddingSet:
                 f"EmbeddingSet: seconds must be [{len(ids)}], got shape "
                 f"{list(seconds.shape)}"
             )
+        stamps = [str(stamp) for stamp in self.stamps]
+        if len(stamps) not in (0, len(ids)):
+            raise ValueError(
+                f"EmbeddingSet: stamps must be {len(ids)} or none, got {len(stamps)}"
+            )
         index = {name: row for row, name in enumerate(ids)}
         if len(index) < len(ids):
             twice = sorted({name for row, name in enumerate(ids) if index[name] != row})
@@ -84,6 +94,7 @@ class EmbeddingSet:
             ("ids", ids),
             ("vectors", vectors),
             ("seconds", seconds),
+            ("stamps", stamps),
             ("_index", index),
         ):
             object.__setattr__(self, name, value)
@@ -156,6 +167,7 @@ class EmbeddingSet:
                 seconds=self.seconds,
                 checkpoint=np.array(self.checkpoint),
                 system=np.array(self.system),
+                stamps=np.array(self.stamps, dtype=str),
             )
 
     @classmethod
@@ -184,6 +196,7 @@ class EmbeddingSet:
                 values["seconds"],
                 str(values["checkpoint"]),
                 str(values["system"]),
+                values["stamps"].tolist(),
             )
         except FileNotFoundError:
             reason = "no such file"

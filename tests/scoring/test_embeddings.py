@@ -18,6 +18,7 @@ def some(count=3, dim=4, **changes):
         "seconds": np.arange(count) + 0.5,
         "checkpoint": "ab" * 32,
         "system": "toy",
+        "stamps": [f"{index:064d}" for index in range(count)],
     }
     return EmbeddingSet(**(values | changes))
 
@@ -35,6 +36,7 @@ def test_what_is_saved_is_loaded(tmp_path, count, dtype):
     assert np.array_equal(after.vectors, vectors.astype(np.float32))
     assert after.seconds.tolist() == before.seconds.tolist()
     assert (after.checkpoint, after.system) == ("ab" * 32, "toy")
+    assert after.stamps == before.stamps
 
 
 def test_numpy_alone_reads_the_file_without_pickles(tmp_path):
@@ -80,7 +82,8 @@ def test_finite_and_empty_sets_name_none():
     ("changes", "message"),
     [
         ({"ids": ["a", "b", "a"]}, "appear twice: a"),
-        ({"ids": ["a"]}, r"must be \[1, dim\]"),
+        ({"stamps": ["x"]}, "stamps must be 3 or none, got 1"),
+        ({"ids": ["a"], "stamps": []}, r"must be \[1, dim\]"),
         ({"vectors": np.zeros(3)}, r"got shape \[3\]"),
         ({"seconds": [1.0]}, r"seconds must be \[3\]"),
     ],

@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "speechbrain_ext.tasks.speaker.embed_audio:embed",
         "speaker embeddings of any audio",
     ),
+    "compare": (
+        "speechbrain_ext.tasks.speaker.compare:compare",
+        "does the same person speak in two files?",
+    ),
     "report": (
         "speechbrain_ext.report.command:report",
         "RESULTS.md, plots and page of an experiment",

@@ -21,7 +21,7 @@ SECONDS = {"type": click.FloatRange(min=0, min_open=True), "show_default": True}
 @click.option(
     "--max_seconds", default=MAX_SECONDS, help="Longer: chunks, averaged.", **SECONDS
 )
-@click.option("--allow_nonfinite", is_flag=True, help="NaN or Inf: exit 0 all the same.")
+@click.option("--allow_nonfinite", is_flag=True, help="NaN or Inf: exit 0.")
 def command(experiment, data, **settings):
     """Embed test.json and cohort.json of --data by EXPERIMENT's best checkpoint."""
     embed_split(experiment, data, **settings)

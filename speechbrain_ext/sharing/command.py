@@ -10,9 +10,7 @@ import click
 @click.option(
     "--format", "form", type=click.Choice(["onnx"]), default="onnx", show_default=True
 )
-@click.option(
-    "--output", type=click.Path(), help="Folder; default: one in EXPERIMENT."
-)
+@click.option("--output", type=click.Path(), help="Folder; default: one in EXPERIMENT.")
 @click.option(
     "--from",
     "source",

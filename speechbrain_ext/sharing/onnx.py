@@ -19,13 +19,15 @@ from torch import nn
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import atomic_path, sha256_file, write_json
 from speechbrain_ext.sharing.fbank_graph import FbankGraph, describe_features
-from speechbrain_ext.tasks.speaker.train import load_encoder
+from speechbrain_ext.tasks.speaker.weights import load_encoder
 
 #: What a graph may begin with, and how far it may be from torch.
 TOLERANCE = {"features": 1e-5, "waveform": 1e-4}
 
 _OPSET = 17
-_MANY = ((1, 1.0), (1, 3.0), (2, 0.3), (3, 2.0), (5, 4.0), (1, 10.0))
+
+#: Batch sizes and lengths in seconds that are compared with torch; and the shortest.
+_CASES = ((1, 1.0), (1, 3.0), (2, 0.3), (3, 2.0), (5, 4.0), (1, 10.0))
 
 
 class Exported(NamedTuple):
@@ -104,7 +106,7 @@ def export_onnx(
             "model": model.name,
             "model_sha256": sha256,
             "checkpoint_sha256": info["sha256"],
-            "recipe": str(info["recipe"]),
+            "config_hash": info["recipe"].config_hash,
             "opset": _OPSET,
             "input": wrapper.describe(features["num_mels"]),
             "output": {
@@ -119,13 +121,13 @@ def export_onnx(
             "features": features
             | {
                 "mean_norm": encoder.mean_norm,
-                "mean_norm_rule": "subtract each mel band's mean over the frames of the "
-                "utterance, as the last step",
+                "mean_norm_rule": "subtract each mel band's mean over the frames of "
+                "the utterance, as the last step",
             },
             "checked": {
                 "max_abs_difference": difference,
                 "tolerance": TOLERANCE[source],
-                "batch_sizes_and_seconds": [list(case) for case in _MANY],
+                "batch_sizes_and_seconds": [list(c) for c in _cases(encoder)],
                 "torch": torch.__version__,
                 "onnxruntime": importlib.metadata.version("onnxruntime"),
             },
@@ -225,7 +227,7 @@ def check(wrapper: nn.Module, path: Path, tolerance: float) -> float:
     """
     run = _runner(path)
     worst = 0.0
-    for batch, seconds in _MANY:
+    for batch, seconds in _cases(wrapper.encoder):
         given = wrapper.inputs(_noise(wrapper, batch, seconds))
         with torch.no_grad():
             expected = wrapper(given).numpy()
@@ -239,7 +241,8 @@ def check(wrapper: nn.Module, path: Path, tolerance: float) -> float:
         if found.shape != expected.shape:
             raise WorkError(
                 f"export: a batch of {batch} with {seconds} s gives shape "
-                f"{list(found.shape)}, torch {list(expected.shape)}; nothing was written"
+                f"{list(found.shape)}, torch {list(expected.shape)}; nothing was "
+                "written"
             )
         difference = float(np.abs(found - expected).max())
         # Not >: a NaN must fail.
@@ -251,6 +254,10 @@ def check(wrapper: nn.Module, path: Path, tolerance: float) -> float:
             )
         worst = max(worst, difference)
     return worst
+
+
+def _cases(encoder: nn.Module) -> tuple[tuple[int, float], ...]:
+    return (2, encoder.min_samples / encoder.sample_rate), *_CASES
 
 
 def _runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:

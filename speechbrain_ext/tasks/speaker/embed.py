@@ -26,7 +26,7 @@ from speechbrain_ext.tasks.speaker.embedder import (
     Embedder,
 )
 from speechbrain_ext.tasks.speaker.shards import Shards
-from speechbrain_ext.tasks.speaker.train import load_encoder
+from speechbrain_ext.tasks.speaker.weights import load_encoder
 
 #: Manifests of a split folder that are embedded.
 ROLES = ("test", "cohort")
@@ -169,8 +169,8 @@ def check_rates(
     if other:
         raise ManifestError(
             f"{path}: audio at {sorted(other)} Hz, but the encoder was trained at "
-            f"{sample_rate} Hz\n  Next: prepare the data at that rate: ./run.sh --stage "
-            "prepare --force"
+            f"{sample_rate} Hz\n  Next: prepare the data at that rate: ./run.sh "
+            "--stage prepare --force"
         )
 
 

@@ -125,8 +125,10 @@ def embed_recordings(
         the others are in ``output``. ``<output>.rejected.tsv`` lists all.
     """
     # torch takes seconds to import; --help shall not wait for it.
+    from speechbrain_ext.data.audio import AudioError
     from speechbrain_ext.data.check import Rejected, write_rejected
     from speechbrain_ext.data.progress import progress_bar
+    from speechbrain_ext.data.vad import open_detector
     from speechbrain_ext.files import sha256_file
     from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
     from speechbrain_ext.tasks.speaker.embed import (
@@ -134,7 +136,7 @@ def embed_recordings(
         load_embedder,
         stamp_of,
     )
-    from speechbrain_ext.tasks.speaker.recording import UnusableError, load_recording
+    from speechbrain_ext.tasks.speaker.recording import load_recording
     from speechbrain_ext.tasks.speaker.shards import Shards
 
     output = Path(output)
@@ -144,11 +146,13 @@ def embed_recordings(
         raise UserError(f"embed: --output {output} is a folder; give a file in it")
     settings = {} if max_seconds is None else {"max_seconds": max_seconds}
     embedder = load_embedder(experiment, device, **settings)
+    trim = open_detector("silero" if vad else "none")
+    settings_text = f"vad={trim.stamp if trim else None}"
     started = time.monotonic()
     stamps, reasons = {}, {}
     for name, path in paths.items():
         try:
-            stamps[name] = stamp_of(sha256_file(path), embedder, f"vad={vad}")
+            stamps[name] = stamp_of(sha256_file(path), embedder, settings_text)
         except OSError as error:
             reasons[name] = f"unreadable: {(error.strerror or str(error)).lower()}"
     try:
@@ -170,9 +174,9 @@ def embed_recordings(
         task = progress.add_task("embed", total=len(todo))
         for name in todo:
             try:
-                wav = load_recording(paths[name], embedder.sample_rate, vad=vad)
-            except UnusableError as error:
-                reasons[name] = str(error)
+                wav = load_recording(paths[name], embedder.sample_rate, trim)
+            except AudioError as error:
+                reasons[name] = error.reason
             else:
                 vector = embedder.embed([wav]).speaker[0]
                 shards.add(name, vector, len(wav) / embedder.sample_rate)

@@ -1,0 +1,195 @@
+"""Trained models, loaded in a line."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from speechbrain_ext.data.audio import AudioError
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.tasks.speaker.recording import load_recording, usable_samples
+from speechbrain_ext.tasks.speaker.thresholds import Threshold, Thresholds
+
+if TYPE_CHECKING:
+    from speechbrain_ext.tasks.speaker.embedder import Embedder
+
+
+class Verification(NamedTuple):
+    """What `SpeakerVerifier.verify_files` finds.
+
+    Attributes
+    ----------
+    score : float
+        Cosine of the two embeddings, in [-1, 1].
+    decision : bool
+        Whether the score reaches the threshold: the same speaker.
+    threshold : Threshold
+        What the score was compared with, and how often that is wrong.
+    """
+
+    score: float
+    decision: bool
+    threshold: Threshold
+
+
+class SpeakerVerifier:
+    """Embeds speech, and compares two recordings.
+
+    Scores are raw cosines, and the threshold is the one measured for raw cosines: it
+    needs neither a cohort nor what a backend has learned, so it is the same in an
+    experiment and in what is exported from it.
+
+    Arguments
+    ---------
+    embedder : Embedder
+        With a trained encoder.
+    thresholds : Thresholds or None
+        What was measured on trials; None: there is nothing, only scores.
+    trim : Callable or None
+        Applied to every recording; see `load_recording`.
+
+    Example
+    -------
+    >>> verifier = SpeakerVerifier.from_hparams("exp/ecapa_mini")  # doctest: +SKIP
+    >>> verifier.verify_files("a.wav", "b.ogg").decision  # doctest: +SKIP
+    True
+    """
+
+    def __init__(
+        self, embedder: Embedder, thresholds: Thresholds | None = None, trim=None
+    ):
+        self.embedder = embedder
+        self.thresholds = thresholds
+        self.trim = trim
+
+    @classmethod
+    def from_hparams(
+        cls, source: str | os.PathLike, *, device: str | None = None, trim=None
+    ) -> SpeakerVerifier:
+        """Load a verifier from where a model was left.
+
+        Arguments
+        ---------
+        source : str or PathLike
+            An experiment folder.
+        device : str or None
+            Where to compute; None: on a GPU if there is one.
+        trim : Callable or None
+            See `SpeakerVerifier`.
+
+        Raises
+        ------
+        UserError
+            If there is no trained encoder in it.
+        """
+        from speechbrain_ext.tasks.speaker.embed import load_embedder
+
+        embedder = load_embedder(source, device)
+        return cls(embedder, Thresholds(source, embedder.checkpoint), trim)
+
+    @property
+    def sample_rate(self) -> int:
+        """What the encoder was trained at, Hz."""
+        return self.embedder.sample_rate
+
+    def load(self, path: str | os.PathLike) -> np.ndarray:
+        """Read any audio file as the encoder takes it, float32 [time].
+
+        Raises
+        ------
+        AudioError
+            If the file is missing, broken, silent, too short or holds NaN.
+        """
+        return load_recording(path, self.sample_rate, self.trim)
+
+    def encode_file(self, path: str | os.PathLike) -> np.ndarray:
+        """Embed a file of any format; see `load` and `encode`."""
+        return self.embed_samples(self.load(path), path)
+
+    def encode(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Embed samples.
+
+        Arguments
+        ---------
+        wav : numpy.ndarray
+            float in [-1, 1], [time]; tensors on the CPU will do.
+        sample_rate : int
+            In Hz; other rates than the encoder's are converted.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [dim], not normalised.
+
+        Raises
+        ------
+        ValueError
+            If ``wav`` is not [time].
+        AudioError
+            If it is empty, silent, too short, or holds NaN or Inf.
+        """
+        wav = np.asarray(wav)
+        if wav.ndim != 1:
+            raise ValueError(f"encode: wav must be [time], got shape {[*wav.shape]}")
+        usable = usable_samples(wav, sample_rate, self.sample_rate, self.trim)
+        return self.embed_samples(usable)
+
+    def embed_samples(
+        self, wav: np.ndarray, name: str | os.PathLike = "waveform"
+    ) -> np.ndarray:
+        """Embed what `load` returned, [time]; ``name`` is for the message."""
+        vector = self.embedder.embed([wav]).speaker[0]
+        if not np.isfinite(vector).all():
+            raise AudioError(name, "its embedding holds NaN or Inf")
+        return vector
+
+    def score(self, one: np.ndarray, other: np.ndarray) -> float:
+        """Compare two embeddings, [dim] each, by their cosine; in [-1, 1].
+
+        A vector of zeros is like nothing: its score is 0.
+        """
+        one, other = np.float64(one), np.float64(other)
+        norms = np.linalg.norm(one) * np.linalg.norm(other)
+        return float(np.clip(one @ other / norms, -1, 1)) if norms > 0 else 0.0
+
+    def threshold(self, far: float | None = None) -> Threshold:
+        """Return the threshold for a false alarm rate, or at the equal error rate.
+
+        Raises
+        ------
+        UserError
+            If the experiment was not scored yet, or with other weights; the message
+            holds the command.
+        """
+        if self.thresholds is None:
+            raise UserError("compare: there is no measured threshold with this model")
+        return self.thresholds.at(far)
+
+    def verify_files(
+        self,
+        one: str | os.PathLike,
+        other: str | os.PathLike,
+        *,
+        far: float | None = None,
+    ) -> Verification:
+        """Decide whether the same person speaks in two files.
+
+        Arguments
+        ---------
+        one, other : str or PathLike
+            Audio files of any kind.
+        far : float or None
+            Largest false alarm rate, in (0, 1); None: the equal error rate.
+
+        Raises
+        ------
+        AudioError
+            If a file can't be used.
+        UserError
+            See `threshold`.
+        """
+        threshold = self.threshold(far)
+        score = self.score(self.encode_file(one), self.encode_file(other))
+        return Verification(score, score >= threshold.value, threshold)

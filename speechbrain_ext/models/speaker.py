@@ -195,10 +195,9 @@ class SpeakerEncoder(nn.Module):
         """Log-mels of whole utterances of one length, [batch, frames, mels]."""
         with torch.autocast(wavs.device.type, enabled=False):
             wavs = wavs.float()
-            peaks = wavs.abs().amax(dim=1, keepdim=True)
-            loud = (peaks > LOUDEST) & peaks.isfinite()
-            # In two steps: LOUDEST / 3e38 alone would be flushed to 0 on some devices.
-            wavs = torch.where(loud, wavs / peaks * LOUDEST, wavs)
+            # Exactly 1 for all that is no louder than LOUDEST.
+            peaks = wavs.abs().amax(dim=1, keepdim=True).clamp(min=LOUDEST)
+            wavs = wavs * (LOUDEST / peaks)
             features = self.features(wavs)
             if self.mean_norm:
                 features = features - features.mean(dim=1, keepdim=True)

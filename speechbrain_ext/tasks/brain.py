@@ -44,6 +44,9 @@ class TaskBrain(NaNSafeBrain):
         self.term_sums: dict[str, torch.Tensor] = {}
         # Not self.step: an epoch that is resumed starts with its steps, but no sums.
         self.term_count = 0
+        #: gradient norms before clipping, of the steps that were taken
+        self.norm_sum: torch.Tensor | float = 0.0
+        self.norm_count = 0
         self._shown: tuple[float, dict] = (0.0, {})
         self.train_stats: dict[str, float] = {}
         self.num_epochs = 0
@@ -60,6 +63,12 @@ class TaskBrain(NaNSafeBrain):
             value = value.detach().float()
             self.term_sums[name] = self.term_sums.get(name, 0.0) + value
         self.term_count += 1
+
+    def _clip(self, optimizers, norms):
+        if norms:
+            total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+            self.norm_sum, self.norm_count = self.norm_sum + total, self.norm_count + 1
+        super()._clip(optimizers, norms)
 
     def on_fit_batch_start(self, batch, should_step):
         """Set the learning rate of the coming step."""
@@ -119,6 +128,9 @@ class TaskBrain(NaNSafeBrain):
     def write_beside(self, folder: Path) -> None:
         """Write what a task wants in the experiment folder before it trains."""
 
+    def finish(self, valid_set) -> None:
+        """Do what is left to do once all epochs are over; may be called again."""
+
     def announce(self, loader) -> None:
         """Say what will be trained and about how long it takes.
 
@@ -175,6 +187,7 @@ class TaskBrain(NaNSafeBrain):
         seed_everything(int(seed), verbose=False)
         self.term_sums = {}
         self.term_count = 0
+        self.norm_sum, self.norm_count = 0.0, 0
         self._shown = (0.0, {})
         self.stage_started = time.monotonic()
 
@@ -182,6 +195,8 @@ class TaskBrain(NaNSafeBrain):
         """End a training epoch: means into ``train_stats``; logged if not validated."""
         count = max(1, self.term_count)
         self.train_stats = {n: float(x) / count for n, x in self.term_sums.items()}
+        if self.norm_count:
+            self.train_stats["grad_norm"] = float(self.norm_sum) / self.norm_count
         self.train_stats |= self.health_items()
         seconds = time.monotonic() - self.stage_started + self.seconds_before
         self.train_stats["seconds"], self.seconds_before = seconds, 0.0

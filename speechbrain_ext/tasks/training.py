@@ -53,4 +53,5 @@ def carry_out(recipe: Recipe, task: ModuleType) -> TaskBrain:
         task.first_weights(brain, train_set)
     brain.announce(train_loader)
     brain.fit(hparams["epoch_counter"], train_loader, valid_loader)
+    brain.finish(valid_loader)
     return brain

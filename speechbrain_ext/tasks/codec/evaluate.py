@@ -30,8 +30,8 @@ from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
 from speechbrain_ext.tasks.codec.rates import quantizers_of
-from speechbrain_ext.tasks.codec.train import manifest_at
 from speechbrain_ext.tasks.experiment import check_device, environment
+from speechbrain_ext.tasks.settings import manifest_at
 
 
 def evaluate(

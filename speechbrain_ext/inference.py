@@ -9,8 +9,8 @@ import numpy as np
 
 from speechbrain_ext.data.audio import AudioError
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.tasks.speaker.decision import Decision, Threshold
 from speechbrain_ext.tasks.speaker.recording import load_recording, usable_samples
-from speechbrain_ext.tasks.speaker.thresholds import Threshold, Thresholds
 
 if TYPE_CHECKING:
     from speechbrain_ext.tasks.speaker.embedder import Embedder
@@ -22,7 +22,7 @@ class Verification(NamedTuple):
     Attributes
     ----------
     score : float
-        Cosine of the two embeddings, in [-1, 1].
+        Of the two embeddings; the higher, the more alike.
     decision : bool
         Whether the score reaches the threshold: the same speaker.
     threshold : Threshold
@@ -37,16 +37,13 @@ class Verification(NamedTuple):
 class SpeakerVerifier:
     """Embeds speech, and compares two recordings.
 
-    Scores are raw cosines, and the threshold is the one measured for raw cosines: it
-    needs neither a cohort nor what a backend has learned, so it is the same in an
-    experiment and in what is exported from it.
-
     Arguments
     ---------
     embedder : Embedder
         With a trained encoder.
-    thresholds : Thresholds or None
-        What was measured on trials; None: there is nothing, only scores.
+    decision : Decision or None
+        How to score, and from which score on it is the same speaker; None: only
+        embeddings.
     trim : Callable or None
         Applied to every recording; see `load_recording`.
 
@@ -57,16 +54,19 @@ class SpeakerVerifier:
     True
     """
 
-    def __init__(
-        self, embedder: Embedder, thresholds: Thresholds | None = None, trim=None
-    ):
+    def __init__(self, embedder: Embedder, decision: Decision | None = None, trim=None):
         self.embedder = embedder
-        self.thresholds = thresholds
+        self.decision = decision
         self.trim = trim
 
     @classmethod
     def from_hparams(
-        cls, source: str | os.PathLike, *, device: str | None = None, trim=None
+        cls,
+        source: str | os.PathLike,
+        *,
+        device: str | None = None,
+        backend: str = "chosen",
+        trim=None,
     ) -> SpeakerVerifier:
         """Load a verifier from where a model was left.
 
@@ -76,6 +76,8 @@ class SpeakerVerifier:
             An experiment folder.
         device : str or None
             Where to compute; None: on a GPU if there is one.
+        backend : {"chosen", "cosine"}
+            Score as scoring the experiment has chosen, or by raw cosine.
         trim : Callable or None
             See `SpeakerVerifier`.
 
@@ -87,7 +89,7 @@ class SpeakerVerifier:
         from speechbrain_ext.tasks.speaker.embed import load_embedder
 
         embedder = load_embedder(source, device)
-        return cls(embedder, Thresholds(source, embedder.checkpoint), trim)
+        return cls(embedder, Decision(source, embedder.checkpoint, backend), trim)
 
     @property
     def sample_rate(self) -> int:
@@ -146,13 +148,17 @@ class SpeakerVerifier:
         return vector
 
     def score(self, one: np.ndarray, other: np.ndarray) -> float:
-        """Compare two embeddings, [dim] each, by their cosine; in [-1, 1].
+        """Score two embeddings, [dim] each; the higher, the more alike.
 
-        A vector of zeros is like nothing: its score is 0.
+        Raises
+        ------
+        UserError
+            As `threshold`, or if an embedding is zero: it has no direction.
         """
-        one, other = np.float64(one), np.float64(other)
-        norms = np.linalg.norm(one) * np.linalg.norm(other)
-        return float(np.clip(one @ other / norms, -1, 1)) if norms > 0 else 0.0
+        score = self._measured().score(one, other)
+        if np.isnan(score):
+            raise UserError("compare: an embedding is zero or not finite: no score")
+        return score
 
     def threshold(self, far: float | None = None) -> Threshold:
         """Return the threshold for a false alarm rate, or at the equal error rate.
@@ -163,9 +169,12 @@ class SpeakerVerifier:
             If the experiment was not scored yet, or with other weights; the message
             holds the command.
         """
-        if self.thresholds is None:
-            raise UserError("compare: there is no measured threshold with this model")
-        return self.thresholds.at(far)
+        return self._measured().threshold(far)
+
+    def _measured(self) -> Decision:
+        if self.decision is None:
+            raise UserError("compare: this model comes without scores and thresholds")
+        return self.decision
 
     def verify_files(
         self,

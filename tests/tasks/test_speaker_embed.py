@@ -1,6 +1,5 @@
 """Embeddings of a split: each utterance once, alone, and never of another model."""
 
-import functools
 import shutil
 
 import numpy as np
@@ -31,8 +30,7 @@ def exp(trained):
 
 @pytest.fixture(scope="module", autouse=True)
 def _each_encoder_is_loaded_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed, "load_encoder", functools.cache(embed.load_encoder))
+    with toy_speakers.loaded_once():
         yield
 
 

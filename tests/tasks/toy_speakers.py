@@ -1,8 +1,11 @@
 """A tiny speaker experiment and a split, as the tests of what comes after need them."""
 
+import contextlib
+import functools
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
@@ -10,6 +13,7 @@ from speechbrain_ext.config import load_recipe
 from speechbrain_ext.data.audio import save_audio
 from speechbrain_ext.data.manifest import Utterance, write_manifest
 from speechbrain_ext.files import sha256_file
+from speechbrain_ext.tasks.speaker import embed
 
 DIM = 12
 RECIPE = """
@@ -75,3 +79,11 @@ def split(folder, seconds=(0.5, 0.31, 0.5, 0.8, 0.5)):
             ],
         )
     return folder
+
+
+@contextlib.contextmanager
+def loaded_once():
+    """Load each experiment's encoder once: a second saved for each test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "load_encoder", functools.cache(embed.load_encoder))
+        yield

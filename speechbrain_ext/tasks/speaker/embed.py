@@ -18,6 +18,7 @@ from speechbrain_ext.data.loader import read_samples
 from speechbrain_ext.data.manifest import ManifestError, Utterance, verify_manifest
 from speechbrain_ext.data.progress import progress_bar
 from speechbrain_ext.errors import UserError, WorkError
+from speechbrain_ext.files import write_json
 from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
 from speechbrain_ext.tasks.experiment import check_device
 from speechbrain_ext.tasks.speaker.embedder import (
@@ -47,9 +48,10 @@ def embed_split(
 ) -> dict[str, EmbeddingSet]:
     """Write ``embeddings/{test,cohort}.npz`` and ``*.channel.npz`` of an experiment.
 
-    The channel-only vectors are a baseline; see `Embedded`. Killed and started
-    again, it goes on where it was. What is embedded already by the same checkpoint,
-    from the same audio and with the same ``max_seconds``, is not embedded again.
+    The channel-only vectors are a baseline; see `Embedded`. Who speaks is written
+    beside them, in ``*.speakers.json``. Killed and started again, it goes on where it
+    was. What is embedded already by the same checkpoint, from the same audio and with
+    the same ``max_seconds``, is not embedded again.
 
     Arguments
     ---------
@@ -90,6 +92,11 @@ def embed_split(
     sets, faults = {}, []
     for role, utterances in manifests.items():
         started = time.monotonic()
+        # So that an experiment can be used without the data it was made from.
+        write_json(
+            speakers_path(experiment, role),
+            {utt_id: utterance.spk_id for utt_id, utterance in utterances.items()},
+        )
         paths = embeddings_path(experiment, role), channel_path(experiment, role)
         sets[role], num_reused = _embed_role(embedder, role, utterances, paths)
         seconds = time.monotonic() - started
@@ -122,6 +129,11 @@ def embeddings_path(experiment: str | os.PathLike, role: str) -> Path:
 def channel_path(experiment: str | os.PathLike, role: str) -> Path:
     """Where the channel-only vectors of a manifest are, ``test`` or ``cohort``."""
     return Path(experiment) / "embeddings" / f"{role}.channel.npz"
+
+
+def speakers_path(experiment: str | os.PathLike, role: str) -> Path:
+    """Where it says who speaks in the utterances of a manifest, as JSON."""
+    return Path(experiment) / "embeddings" / f"{role}.speakers.json"
 
 
 def load_embedder(

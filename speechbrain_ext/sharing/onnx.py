@@ -21,7 +21,9 @@ from speechbrain_ext.files import atomic_path, sha256_file, write_json
 from speechbrain_ext.sharing.fbank_graph import FbankGraph, describe_features
 from speechbrain_ext.tasks.speaker.weights import load_encoder
 
-#: What a graph may begin with, and how far it may be from torch.
+#: What a graph may begin with, and how far it may be from torch: as a difference of any
+#: component, or where a component is above 1, in parts of the largest. float32 can't do
+#: better than that.
 TOLERANCE = {"features": 1e-5, "waveform": 1e-4}
 
 _OPSET = 17
@@ -127,6 +129,7 @@ def export_onnx(
             "checked": {
                 "max_abs_difference": difference,
                 "tolerance": TOLERANCE[source],
+                "tolerance_rule": "times the largest component, where that is above 1",
                 "batch_sizes_and_seconds": [list(c) for c in _cases(encoder)],
                 "torch": torch.__version__,
                 "onnxruntime": importlib.metadata.version("onnxruntime"),
@@ -245,11 +248,12 @@ def check(wrapper: nn.Module, path: Path, tolerance: float) -> float:
                 "written"
             )
         difference = float(np.abs(found - expected).max())
+        allowed = tolerance * max(1.0, float(np.abs(expected).max()))
         # Not >: a NaN must fail.
-        if not difference <= tolerance:
+        if not difference <= allowed:
             raise WorkError(
                 f"export: onnxruntime and torch differ by {difference:.3g} for a batch "
-                f"of {batch} with {seconds} s; at most {tolerance:g} is allowed, and "
+                f"of {batch} with {seconds} s; at most {allowed:.3g} is allowed, and "
                 "nothing was written"
             )
         worst = max(worst, difference)

@@ -21,6 +21,12 @@ from speechbrain_ext.tasks.speaker.weights import load_encoder
 from tests.tasks import toy_speakers
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _each_encoder_is_loaded_once():
+    with toy_speakers.loaded_once(sharing):
+        yield
+
+
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory):
     return toy_speakers.experiment(tmp_path_factory.mktemp("exp"))

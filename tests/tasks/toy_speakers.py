@@ -82,8 +82,8 @@ def split(folder, seconds=(0.5, 0.31, 0.5, 0.8, 0.5)):
 
 
 @contextlib.contextmanager
-def loaded_once():
+def loaded_once(module=embed):
     """Load each experiment's encoder once: a second saved for each test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed, "load_encoder", functools.cache(embed.load_encoder))
+        patch.setattr(module, "load_encoder", functools.cache(module.load_encoder))
         yield

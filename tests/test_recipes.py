@@ -36,9 +36,9 @@ def test_recipe_has_no_faults(path):
 def test_preset_fits_the_recipe_or_says_what_it_lacks(path, preset):
     found = faults(path, presets=[preset], signatures=False)
     if preset == "low_scale" and path.parent.name != "speaker":
-        assert len(found) == 2
-        assert "low_scale.yaml line 3  scale: no key 'scale'" in found[0]
-        assert "low_scale.yaml line 4  margin: no key 'margin'" in found[1]
+        for fault, key in zip(found, ("scale", "margin"), strict=True):
+            assert f"{key}: no key '{key}'" in fault
+            assert "low_scale.yaml" in fault
     else:
         assert found == []
 

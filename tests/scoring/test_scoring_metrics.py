@@ -1,14 +1,18 @@
 """Detection figures equal those of scikit-learn, and no NaN ever improves one."""
 
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import interp1d
 from scipy.optimize import brentq
-from sklearn.metrics import roc_curve
+from sklearn.metrics import log_loss, roc_curve
 
+from speechbrain_ext.scoring import metrics
 from speechbrain_ext.scoring.metrics import cllr, equal_error_rate, min_cllr, min_dcf
+from speechbrain_ext.scoring.ranking import RankedScores
 
 FIGURES = {
     "eer": lambda s, y, **kw: equal_error_rate(s, y, **kw)[0],

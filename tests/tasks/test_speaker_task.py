@@ -333,7 +333,7 @@ def test_the_classifier_depends_on_the_seed_alone(data, tmp_path):
     assert not torch.equal(one, other)
 
 
-def test_bfloat16_trains_and_differs_little_in_the_embeddings(data, trained, tmp_path):
+def test_bfloat16_trains_as_float32_does(data, trained, tmp_path):
     brain = train(
         recipe(
             data,

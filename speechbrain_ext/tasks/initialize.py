@@ -84,7 +84,9 @@ def load_initial_weights(module: torch.nn.Module, source: str, name: str) -> str
     own = module.state_dict()
     tensors = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
     if name in PUBLISHED and not any(key in own for key in tensors):
-        tensors = {PUBLISHED[name][1] + key: v for key, v in tensors.items()}
+        prefix = PUBLISHED[name][1]
+        tensors = {prefix + key: value for key, value in tensors.items()}
+        own = {key: value for key, value in own.items() if key.startswith(prefix)}
     mismatched = [k for k in own if k in tensors and tensors[k].shape != own[k].shape]
     loaded = [k for k in own if k in tensors and k not in mismatched]
     bad = [

@@ -26,14 +26,17 @@ from tests.tasks.voices import corpus
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "speaker" / "ecapa_mini.yaml"
 TINY = {
-    "number_of_epochs": 3,
+    "number_of_epochs": 2,
     "crops_per_epoch": 16,
+    "learning_rate": 5e-3,
     "crop_seconds": 0.5,
     "batch_size": 8,
     "average_checkpoints": 2,
     "n_mels": 24,
     "embedding_dim": 16,
-    "encoder.encoder.channels": [16, 16, 16, 16, 24],
+    "encoder.encoder.channels": [16, 16, 24],
+    "encoder.encoder.kernel_sizes": [5, 3, 1],
+    "encoder.encoder.dilations": [1, 2, 1],
     "encoder.encoder.attention_channels": 8,
     "encoder.encoder.se_channels": 8,
     "encoder.encoder.res2net_scale": 2,
@@ -83,7 +86,7 @@ def test_a_run_leaves_what_others_read(trained):
     speakers = json.loads((folder / "speakers.json").read_text())
     assert speakers == {"speakers": ["s0", "s1", "s2", "s3"], "num_classes": 4}
     rows = read_train_log(folder / "train_log.txt")
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["epoch"] for row in rows] == [1, 2]
     wanted = {"lr", "margin", "train loss", "train accuracy", "train grad_norm"}
     wanted |= {"train rejected", "valid loss", "valid accuracy", "valid eer"}
     assert wanted <= rows[-1].keys()
@@ -93,9 +96,7 @@ def test_a_run_leaves_what_others_read(trained):
 
 
 def test_it_learns_the_voices(data, tmp_path):
-    brain = train(
-        recipe(data, tmp_path / "exp", crops_per_epoch=80, learning_rate=5e-3)
-    )
+    brain = train(recipe(data, tmp_path / "exp", crops_per_epoch=120))
     rows = read_train_log(tmp_path / "exp" / "train_log.txt")
     assert rows[-1]["train accuracy"] > 0.8  # chance: 0.25
     assert brain.valid_scores.stats(seed=1)["eer"] < 0.25  # chance: 0.5
@@ -118,7 +119,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(data, trained, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             train(recipe(data, tmp_path / "exp", **settings))
     again = train(recipe(data, tmp_path / "exp", **settings))
-    assert again.health.committed == 6
+    assert again.health.committed == 4
     assert_same_weights(state(again), state(trained[1]))
     moments = [brain.optimizer.state_dict()["state"] for brain in (again, trained[1])]
     for one, other in zip(*[m.values() for m in moments], strict=True):
@@ -162,7 +163,7 @@ def test_averaged_weights_are_the_mean_of_the_last_epochs(data, tmp_path, monkey
     assert_same_weights(encoder.state_dict(), brain.encoder.state_dict())
     # A training that is started again goes on from its last epoch, and changes nothing.
     before = sorted(path.name for path in folder.rglob("CKPT*"))
-    again = train(recipe(data, folder))
+    again = train(recipe(data, folder, number_of_epochs=3))
     assert again.hparams.epoch_counter.current == 3
     assert before == sorted(path.name for path in folder.rglob("CKPT*"))
     last = states[2]
@@ -240,7 +241,7 @@ def test_a_nan_file_is_named_put_back_and_replayed(data, tmp_path, monkeypatch, 
     # The data may be gone, and the margin was not its last one then.
     (data / "train.json").rename(data / "away.json")
     try:
-        dump = read_dump(next((folder / "debug_nan").glob("*.pt")))
+        dump = read_dump(next((folder / "debug_nan").glob("nan_*.pt")))
         with our_brain(dump, None) as fresh:
             replay = replay_dump(dump, fresh)
     finally:
@@ -332,7 +333,7 @@ def test_the_classifier_depends_on_the_seed_alone(data, tmp_path):
     assert not torch.equal(one, other)
 
 
-def test_bfloat16_trains_and_differs_little_in_the_embeddings(data, trained, tmp_path):
+def test_bfloat16_trains_as_float32_does(data, trained, tmp_path):
     brain = train(
         recipe(
             data,
@@ -415,7 +416,7 @@ def test_an_eer_without_both_kinds_of_pairs_is_nan(classes):
 
 
 def test_what_is_not_finite_is_left_out():
-    bad = [[1.0, 0.0], [math.nan, 0.0], [0.0, math.inf], [0.0, 1.0]]
-    stats = filled([0, 0, 1, 1], bad, bad).stats(seed=1)
+    rows = [[1.0, 0.0], [1.0, 0.1], [math.nan, 0.0], [0.0, math.inf], [0.0, 1.0]]
+    stats = filled([0, 0, 0, 1, 1], rows, rows).stats(seed=1)
     assert all(map(math.isfinite, stats.values()))
-    assert filled([0, 1], bad[1:3], bad[1:3]).losses == []
+    assert filled([0, 1], rows[2:4], rows[2:4]).losses == []

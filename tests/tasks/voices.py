@@ -12,7 +12,7 @@ RATE = 16000
 def voice(speaker, utterance, seconds=1.5):
     """Harmonics of a wandering pitch under the speaker's formants, float32 [time]."""
     who = np.random.default_rng(1000 + speaker)
-    pitch, formants = who.uniform(90, 220), who.uniform(300, 3500, size=4)
+    pitch, formants = 85 * 1.2**speaker, who.uniform(300, 3500, size=4)
     what = np.random.default_rng([speaker, utterance])
     time = np.arange(int(seconds * RATE)) / RATE
     slow = what.uniform(0.9, 1.1) * pitch * (1 + 0.05 * np.sin(6 * time))

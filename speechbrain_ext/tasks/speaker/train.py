@@ -178,7 +178,8 @@ def make_loaders(recipe: Recipe, train_set: dict, valid_set: dict) -> tuple:
     Raises
     ------
     UserError
-        If the manifests have speakers that the classifier does not.
+        If the manifests have speakers that the classifier does not, or a folder of
+        noise or impulse responses is of no use.
     """
     hparams = recipe.hparams
     speakers = {name: index for index, name in enumerate(hparams["speakers"])}
@@ -201,7 +202,7 @@ def make_loaders(recipe: Recipe, train_set: dict, valid_set: dict) -> tuple:
         crops_per_epoch=hparams["crops_per_epoch"],
         batch_size=hparams["batch_size"],
         seed=hparams["seed"],
-        augment=hparams["augment"],
+        augment=hparams["augment"](),
         speeds=tuple(hparams["speeds"]),
         balance=hparams["balance"],
         num_workers=hparams["num_workers"],

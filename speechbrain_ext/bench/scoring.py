@@ -40,8 +40,8 @@ class Sizes:
     cohort: int = 6000
     metric_trials: int = 4000
     cosine_trials: int = 5000
-    norm_trials: int = 400
-    norm_utterances: int = 50
+    norm_trials: int = 200
+    norm_utterances: int = 25
 
 
 def measure(repeats: int, sizes: Sizes = Sizes()) -> dict:  # noqa: B008 - is frozen
@@ -107,7 +107,7 @@ def measure(repeats: int, sizes: Sizes = Sizes()) -> dict:  # noqa: B008 - is fr
 def _scores(
     generator: np.random.Generator, num_trials: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Normal scores of float32, a tenth of them targets: an EER of about 16 %."""
+    """Draw normal scores of float32, a tenth of them targets: an EER of about 16 %."""
     labels = np.arange(num_trials) % 10 == 0
     scores = generator.normal(size=num_trials) + 2.0 * labels
     return scores.astype(np.float32), labels

@@ -1,5 +1,14 @@
 """Scores: numpy in, numbers out."""
 
+from speechbrain_ext.scoring.metrics import (
+    cllr,
+    det_curve,
+    equal_error_rate,
+    min_cllr,
+    min_dcf,
+    thresholds_at_far,
+)
+from speechbrain_ext.scoring.ranking import RankedScores
 from speechbrain_ext.scoring.signal import (
     NotMeasured,
     estoi,
@@ -14,12 +23,19 @@ from speechbrain_ext.scoring.signal import (
 
 __all__ = [
     "NotMeasured",
+    "RankedScores",
+    "cllr",
+    "det_curve",
+    "equal_error_rate",
     "estoi",
     "log_spectral_distance_db",
     "mean_scores",
+    "min_cllr",
+    "min_dcf",
     "pesq_wb",
     "score_pair",
     "si_sdr_db",
     "snr_db",
     "stoi",
+    "thresholds_at_far",
 ]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from speechbrain_ext.report.page import render_markdown
 from speechbrain_ext.report.results import ResultsError, read_results
-from speechbrain_ext.report.tables import render_markdown
 
 
 def render_collection(folder: str | Path) -> str:

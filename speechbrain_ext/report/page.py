@@ -106,7 +106,10 @@ def render_markdown(results: dict[str, Any]) -> str:
         "## Conditions",
         "\n".join(
             ["| condition | value |", "|---|---|"]
-            + [f"| {key} | {escaped(value)} |" for key, value in condition_rows(results)]
+            + [
+                f"| {key} | {escaped(value)} |"
+                for key, value in condition_rows(results)
+            ]
         ),
     ]
     return "\n\n".join(parts) + "\n"

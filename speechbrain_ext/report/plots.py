@@ -89,7 +89,7 @@ def draw_curves(
     rows : sequence of mapping
         As `speechbrain_ext.report.train_log.read_train_log` returns them.
     path : str or PathLike
-        PNG to write. Epochs that are not finite are gaps, and are counted in the legend.
+        PNG to write. Epochs that are not finite are gaps, counted in the legend.
     """
     with open_figure(path, 5.2 * len(panels), 4.2) as figure:
         for axes, panel in zip(
@@ -127,5 +127,3 @@ def _log_axis(axes) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-

@@ -87,10 +87,12 @@ def plain(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
+    """Keep a text within its cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def markdown_table(table: Table) -> str:
+    """Write a table as Markdown, ours in bold; footnotes are not written."""
     lines = [
         "| " + " | ".join(table.headings) + " |",
         "".join(

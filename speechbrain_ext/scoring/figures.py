@@ -6,13 +6,14 @@ Score and report both call these functions: the report recomputes what was writt
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from speechbrain_ext.scoring.metrics import cllr
 from speechbrain_ext.scoring.ranking import NanPolicy, RankedScores
+from speechbrain_ext.scoring.trials import Trials
 
 #: False alarm rates at which a threshold is given.
 FARS = (0.01, 0.001)
@@ -104,10 +105,9 @@ def _finite(value: float) -> float | None:
 
 
 def source_figures(
+    trials: Trials,
     scores: np.ndarray,
-    labels: np.ndarray,
-    enroll_sources: np.ndarray,
-    test_sources: np.ndarray,
+    sources: Mapping[str, str | None],
     *,
     nan: NanPolicy = "count",
 ) -> dict[str, dict[str, Any]]:
@@ -115,10 +115,14 @@ def source_figures(
 
     Arguments
     ---------
-    scores, labels, nan
-        As `trial_figures` takes them.
-    enroll_sources, test_sources : np.ndarray
-        Text, [num_trials]: where each side of a trial comes from; "" if not known.
+    trials : Trials
+        What was scored.
+    scores : np.ndarray
+        [num_trials].
+    sources : mapping of str to str or None
+        Utterance to where it comes from; None if that is not known.
+    nan : {"count", "filter", "raise"}
+        As `metrics.equal_error_rate` takes it.
 
     Returns
     -------
@@ -128,10 +132,12 @@ def source_figures(
         ``num_targets``, ``num_nontargets``, ``num_same_source``; rates are None where
         one kind of trial is missing.
     """
-    labels = np.asarray(labels, dtype=bool)
+    labels = trials.labels
+    of_utterance = np.array([sources.get(utt_id) or "" for utt_id in trials.ids])
+    of_enroll, of_test = of_utterance[trials.enroll], of_utterance[trials.test]
     figures = {}
-    for source in np.unique(np.concatenate((enroll_sources, test_sources))):
-        left, right = enroll_sources == source, test_sources == source
+    for source in np.unique(of_utterance):
+        left, right = of_enroll == source, of_test == source
         both, any_side = left & right, left | right
         targets = labels & any_side
         wide, narrow = targets | (~labels & any_side), targets | (~labels & both)
@@ -155,11 +161,8 @@ def _rate(scores: np.ndarray, labels: np.ndarray, nan: NanPolicy) -> float | Non
 
 
 def name_errors(
+    trials: Trials,
     scores: np.ndarray,
-    labels: np.ndarray,
-    enroll: Sequence[int] | np.ndarray,
-    test: Sequence[int] | np.ndarray,
-    ids: Sequence[str],
     speakers: Mapping[str, str],
     threshold: float,
 ) -> dict[str, Any]:
@@ -167,12 +170,10 @@ def name_errors(
 
     Arguments
     ---------
-    scores, labels : np.ndarray
-        As `trial_figures` takes them; a NaN is an error, whatever its kind.
-    enroll, test : sequence of int
-        Both sides of each trial as positions in ``ids``, [num_trials].
-    ids : sequence of str
-        Names of the utterances.
+    trials : Trials
+        What was scored.
+    scores : np.ndarray
+        [num_trials]; a NaN is an error, whatever the kind of its trial.
     speakers : mapping of str to str
         Utterance to speaker.
     threshold : float
@@ -187,7 +188,7 @@ def name_errors(
         ``worst_targets`` and ``worst_nontargets``: single trials by name. Each list
         starts with the worst; at most `MAX_NAMED` pairs and trials.
     """
-    labels, enroll, test = np.asarray(labels, bool), np.asarray(enroll), np.asarray(test)
+    labels, enroll, test, ids = trials
     names = sorted({speakers[utt_id] for utt_id in ids})
     number = {name: index for index, name in enumerate(names)}
     of_utterance = np.array([number[speakers[utt_id]] for utt_id in ids])

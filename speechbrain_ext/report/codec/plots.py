@@ -149,7 +149,7 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
     rows : sequence of mapping
         As `speechbrain_ext.report.train_log.read_train_log` returns them.
     path : str or PathLike
-        PNG to write. Epochs that are not finite are gaps, and are counted in the legend.
+        PNG to write. Epochs that are not finite are gaps, counted in the legend.
     """
     losses = [("train loss", "loss"), ("train recon", "recon"), ("train vq", "vq")]
     names = {name for row in rows for name in row}

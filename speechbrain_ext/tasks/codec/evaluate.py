@@ -25,7 +25,8 @@ from speechbrain_ext.data.audio import save_audio
 from speechbrain_ext.data.loader import read_samples
 from speechbrain_ext.data.manifest import split_hash
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.report.results import system_folder, write_results
+from speechbrain_ext.report.codec.results import system_folder
+from speechbrain_ext.report.results import write_results
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair

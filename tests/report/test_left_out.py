@@ -14,7 +14,7 @@ from speechbrain_ext.report.html import render_html
 from speechbrain_ext.report.page import print_results, render_markdown
 from speechbrain_ext.report.results import ResultsError, read_results, write_results
 from speechbrain_ext.scoring.signal import mean_scores
-from speechbrain_ext.tasks.codec.evaluate import utterances_left_out
+from speechbrain_ext.tasks.conditions import utterances_left_out
 
 
 @pytest.fixture

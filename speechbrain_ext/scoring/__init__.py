@@ -20,10 +20,18 @@ from speechbrain_ext.scoring.signal import (
     snr_db,
     stoi,
 )
+from speechbrain_ext.scoring.trials import (
+    Trials,
+    read_scores,
+    read_trials,
+    write_scores,
+    write_trials,
+)
 
 __all__ = [
     "NotMeasured",
     "RankedScores",
+    "Trials",
     "cllr",
     "det_curve",
     "equal_error_rate",
@@ -33,9 +41,13 @@ __all__ = [
     "min_cllr",
     "min_dcf",
     "pesq_wb",
+    "read_scores",
+    "read_trials",
     "score_pair",
     "si_sdr_db",
     "snr_db",
     "stoi",
     "thresholds_at_far",
+    "write_scores",
+    "write_trials",
 ]

@@ -16,6 +16,7 @@ from speechbrain_ext.scoring.ranking import (
     Operating,
     RankedScores,
     check_trials,
+    check_weights,
 )
 
 
@@ -147,8 +148,9 @@ def cllr(
     trials = check_trials(scores, labels, nan)
     if weights is None:
         weights = np.ones(trials.scores.size)
-    elif trials.kept is not None:
-        weights = np.asarray(weights)[trials.kept]
+    else:
+        weights = check_weights(weights, np.size(scores))
+        weights = weights if trials.kept is None else weights[trials.kept]
     bits = 0.0
     for chosen, sign in ((trials.labels, -1.0), (~trials.labels, 1.0)):
         each = np.logaddexp(0.0, sign * trials.scores[chosen].astype(np.float64))

@@ -115,6 +115,25 @@ def check_trials(
     return CheckedTrials(scores, labels, kept, num_nan)
 
 
+def check_weights(weights: np.ndarray, num_trials: int) -> np.ndarray:
+    """Return how often each trial counts as float64, [num_trials].
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer, or one is negative or not finite.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != (num_trials,):
+        raise ValueError(
+            f"scoring: weights must be [{num_trials}], one for each trial, got "
+            f"{list(weights.shape)}"
+        )
+    if not (np.isfinite(weights).all() and weights.min() >= 0):
+        raise ValueError("scoring: weights must be finite and not negative")
+    return weights
+
+
 class RankedScores:
     """Scores and labels of trials, sorted once.
 
@@ -176,15 +195,7 @@ class RankedScores:
         """
         if weights is None:
             return self._rates
-        weights = np.asarray(weights, dtype=np.float64)
-        if weights.shape != (self._size,):
-            raise ValueError(
-                f"scoring: weights must be [{self._size}], one for each trial, got "
-                f"{list(weights.shape)}"
-            )
-        ordered = weights[self._order]
-        if not (np.isfinite(ordered).all() and ordered.min() >= 0):
-            raise ValueError("scoring: weights must be finite and not negative")
+        ordered = check_weights(weights, self._size)[self._order]
         below = np.cumsum(np.where(self._labels, ordered, 0.0))
         below_nontargets = np.cumsum(np.where(self._labels, 0.0, ordered))
         if not (below[-1] > 0 and below_nontargets[-1] > 0):
@@ -198,9 +209,7 @@ class RankedScores:
         below = np.cumsum(self._labels)
         return self._at_thresholds(below, np.arange(1, below.size + 1) - below)
 
-    def _at_thresholds(
-        self, targets: np.ndarray, nontargets: np.ndarray
-    ) -> ErrorRates:
+    def _at_thresholds(self, targets: np.ndarray, nontargets: np.ndarray) -> ErrorRates:
         """Take cumulated counts, up to and with each trial, where scores change."""
         last = self._starts[1:] - 1  # of the trials below a threshold
         frr, far = np.zeros((2, self._thresholds.size))
@@ -259,7 +268,9 @@ class RankedScores:
                 )
             first = int(np.searchsorted(-far, -wanted))
             points.append(
-                Operating(float(far[first]), float(frr[first]), float(thresholds[first]))
+                Operating(
+                    float(far[first]), float(frr[first]), float(thresholds[first])
+                )
             )
         return points
 

@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "speechbrain_ext.report.command:report",
         "RESULTS.md, plots and page of an experiment",
     ),
+    "score": (
+        "speechbrain_ext.report.speaker.score_file:score",
+        "EER, minDCF, Cllr and thresholds of any score file",
+    ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
     "bench": (
         "speechbrain_ext.bench.command:bench",

@@ -6,7 +6,7 @@ Score and report both call these functions: the report recomputes what was writt
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ def trial_figures(
     *,
     nan: NanPolicy = "count",
     calibrated: bool = False,
+    fars: Sequence[float] = FARS,
 ) -> dict[str, Any]:
     """Error rates, costs and thresholds of scored trials.
 
@@ -44,6 +45,8 @@ def trial_figures(
         As `metrics.equal_error_rate` takes it.
     calibrated : bool
         Whether scores are natural log-likelihood ratios, so that Cllr says something.
+    fars : sequence of float
+        False alarm rates at which a threshold is given.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def trial_figures(
         if value is not None and not math.isfinite(value):
             figures[name] = None
             not_measured[name] = "not finite: a trial without score is an error"
-    points = ranked.thresholds_at_far(list(FARS))
+    points = ranked.thresholds_at_far(list(fars))
     thresholds = [
         {"far": far, "frr": frr, "threshold": _finite(threshold)}
         for far, frr, threshold in points

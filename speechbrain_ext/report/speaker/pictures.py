@@ -51,7 +51,7 @@ def draw_speaker(
             {
                 f"{system['label']}, {lists[0]} list": (
                     *_scored(folder, system["name"], lists[0]),
-                    _thresholds(system["lists"][lists[0]]),
+                    named_thresholds(system["lists"][lists[0]]),
                 )
                 for system in shown
             },
@@ -68,7 +68,7 @@ def _scored(folder: Path, system: str, trials: str):
     return scores, scored.labels
 
 
-def _thresholds(figures: dict[str, Any]) -> list[tuple[str, float]]:
+def named_thresholds(figures: dict[str, Any]) -> list[tuple[str, float]]:
     """Named scores at which decisions change; those that do not exist are left out."""
     named = [("at EER", figures["eer_threshold"])]
     named += [

@@ -1,0 +1,258 @@
+"""Which speakers are learned and which are tested: nobody is on both sides."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from speechbrain_ext.data.manifest import Utterance
+from speechbrain_ext.data.split import draw_order
+from speechbrain_ext.errors import UserError, WorkError
+
+#: The two sides. Held-out utterances of train speakers (valid) are on the train side.
+SIDES = ("train", "test")
+
+#: Fewest speakers of a side: one alone has no non-targets.
+MIN_SPEAKERS = 2
+
+# Default size of the test side: a third, but of a large corpus no more than this, or
+# than a tenth.
+_USUAL_TEST_SPEAKERS = 22
+
+
+@dataclass(frozen=True)
+class SpeakerNote:
+    """What a corpus knows of a speaker beside the recordings.
+
+    Arguments
+    ---------
+    spk_id : str
+        The speaker, as the corpus' items name it.
+    may_test : bool
+        False keeps the speaker in train: two voices, or voices that are altered.
+    reason : str
+        Why it may not be tested, or is left out.
+    same_as : str or None
+        Another name of the same person: both become that one speaker.
+    same_side : str or None
+        A name that speakers share who may be one person: they stay on one side, and
+        no trial compares them.
+    left_out : bool
+        True leaves the speaker out of train and test.
+    """
+
+    spk_id: str
+    may_test: bool = True
+    reason: str = ""
+    same_as: str | None = None
+    same_side: str | None = None
+    left_out: bool = False
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One person, with everything that decides where it goes.
+
+    Arguments
+    ---------
+    spk_id : str
+        Its name.
+    sources : tuple of (str or None)
+        Where its recordings come from, sorted.
+    num_utterances : int
+        Usable recordings.
+    seconds : float
+        Their length together.
+    num_segments : int
+        Test segments that they make.
+    fixed : str or None
+        ``train`` or ``test`` where the corpus publishes its split.
+    may_test, left_out : bool
+        As `SpeakerNote`.
+    reason : str
+        Why not.
+    group : str
+        Speakers of one group stay together; its own name for most.
+    """
+
+    spk_id: str
+    sources: tuple[str | None, ...] = ()
+    num_utterances: int = 0
+    seconds: float = 0.0
+    num_segments: int = 0
+    fixed: str | None = None
+    may_test: bool = True
+    left_out: bool = False
+    reason: str = ""
+    group: str = ""
+
+
+def names_of(notes: Iterable[SpeakerNote]) -> dict[str, str]:
+    """Return spk_id -> the name that the person goes by, for those with several.
+
+    Raises
+    ------
+    ValueError
+        If names point at each other in a circle.
+
+    Example
+    -------
+    >>> names_of([SpeakerNote("es", same_as="en"), SpeakerNote("mx", same_as="es")])
+    {'es': 'en', 'mx': 'en'}
+    """
+    said = {note.spk_id: note.same_as for note in notes if note.same_as}
+    names = {}
+    for spk_id in said:
+        name, seen = spk_id, set()
+        while name in said:
+            if name in seen:
+                raise ValueError(f"same_as of speaker {spk_id!r} leads in a circle")
+            seen.add(name)
+            name = said[name]
+        names[spk_id] = name
+    return names
+
+
+def split_speakers(
+    speakers: Sequence[Speaker],
+    seed: int,
+    *,
+    num_test: int | None = None,
+    num_train: int | None = None,
+) -> dict[str, list[str]]:
+    """Draw the test speakers; all others are train speakers.
+
+    Groups of speakers are ordered by a hash of (seed, name), so that one more
+    speaker moves few others. Where the corpus names test speakers, only they are.
+
+    Arguments
+    ---------
+    speakers : Sequence of Speaker
+        All that there are.
+    seed : int
+        Redraws the split.
+    num_test : int, optional
+        Number of test speakers; by default a third, of many speakers 22 or a tenth.
+    num_train : int, optional
+        At most so many train speakers, drawn likewise; by default all.
+
+    Returns
+    -------
+    dict
+        ``train`` and ``test`` -> sorted names.
+
+    Raises
+    ------
+    UserError
+        If ``num_test`` asks for more than may be tested, or the corpus puts a group
+        on both sides.
+    WorkError
+        If a side would have fewer than two speakers.
+    """
+    usable = [speaker for speaker in speakers if not speaker.left_out]
+    groups = defaultdict(list)
+    for speaker in usable:
+        groups[speaker.group or speaker.spk_id].append(speaker)
+    waiting = sorted(groups, key=lambda name: draw_order("speakers", seed, name))
+    fixed = {name: _fixed_side(name, groups[name]) for name in waiting}
+    if "test" in fixed.values():
+        open_groups = [name for name in waiting if fixed[name] == "test"]
+    else:
+        open_groups = [
+            name
+            for name in waiting
+            if fixed[name] is None and all(one.may_test for one in groups[name])
+        ]
+    num_open = sum(len(groups[name]) for name in open_groups)
+    if num_test is None and "test" in fixed.values():
+        target = num_open
+    elif num_test is None:
+        target = min(_default_num_test(len(usable)), num_open)
+    else:
+        target = num_test
+    taken: list[str] = []
+    for name in open_groups:
+        if len(taken) + len(groups[name]) <= target:
+            taken += [one.spk_id for one in groups[name]]
+    chosen = set(taken)
+    rest = [
+        one.spk_id
+        for name in waiting
+        if fixed[name] != "test"
+        for one in groups[name]
+        if one.spk_id not in chosen
+    ]
+    sides = {"train": sorted(rest[:num_train]), "test": sorted(taken)}
+    _check_sizes(sides, usable, num_open, num_test)
+    return sides
+
+
+def _default_num_test(num_speakers: int) -> int:
+    most = max(_USUAL_TEST_SPEAKERS, num_speakers // 10)
+    return max(min(num_speakers // 3, most), MIN_SPEAKERS)
+
+
+def _fixed_side(name: str, group: Sequence[Speaker]) -> str | None:
+    sides = {speaker.fixed for speaker in group} - {None}
+    if len(sides) > 1:
+        members = ", ".join(speaker.spk_id for speaker in group)
+        raise UserError(
+            f"prepare: the corpus puts one person on both sides: {name} ({members}) "
+            "has recordings for train and for test"
+        )
+    return sides.pop() if sides else None
+
+
+def _check_sizes(sides, usable, num_open: int, num_test: int | None) -> None:
+    if num_test is not None and len(sides["test"]) < num_test:
+        raise UserError(
+            f"prepare: --num_test {num_test}: only {num_open} speakers may be tested "
+            "(speakers.tsv says why the others may not); ask for fewer or give more "
+            "recordings"
+        )
+    if min(map(len, sides.values())) >= MIN_SPEAKERS:
+        return
+    reasons = [f"  {one.spk_id}: {one.reason}" for one in usable if one.reason]
+    raise WorkError(
+        "\n".join(
+            [
+                f"prepare: {len(sides['train'])} train and {len(sides['test'])} test "
+                f"speakers; each side needs {MIN_SPEAKERS} at least: give recordings "
+                "of more people, in one folder each, or another --num_test",
+                *reasons[:10],
+            ]
+        )
+    )
+
+
+def split_valid(
+    by_speaker: Mapping[str, Sequence[Utterance]], seed: int, part: float = 0.05
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Hold out utterances of train speakers.
+
+    Arguments
+    ---------
+    by_speaker : Mapping
+        spk_id -> its utterances.
+    seed : int
+        Redraws them.
+    part : float
+        Part of each speaker's utterances; one at least of a speaker with ten.
+
+    Returns
+    -------
+    list of Utterance
+        To be learned.
+    list of Utterance
+        Held out; may be empty.
+    """
+    train, valid = [], []
+    for utterances in by_speaker.values():
+        drawn = sorted(
+            utterances, key=lambda one: draw_order("valid", seed, one.utt_id)
+        )
+        count = max(round(part * len(drawn)), 1 if part and len(drawn) >= 10 else 0)
+        valid += drawn[:count]
+        train += drawn[count:]
+    return train, valid

@@ -27,6 +27,9 @@ from speechbrain_ext.files import sha256_file, write_json
 #: Written beside the manifests by `prepare`; names the command that remakes them.
 STATE_NAME = "prepare.json"
 
+#: The same beside the manifests of one of several splits.
+SPLIT_NAME = "split.json"
+
 _MAX_FAULTS_SHOWN = 20
 
 
@@ -281,8 +284,10 @@ def _report(path: Path, faults: list[str]) -> str:
 
 def _remedy(path: Path) -> str:
     """Return the command that makes this manifest again."""
-    try:
-        state = json.loads((path.parent / STATE_NAME).read_text(encoding="utf-8"))
-        return f"make it again with: {state['command']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "make it again with the recipe's prepare stage: ./run.sh --stage prepare"
+    for name in (STATE_NAME, SPLIT_NAME):
+        try:
+            state = json.loads((path.parent / name).read_text(encoding="utf-8"))
+            return f"make it again with: {state['command']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "make it again with the recipe's prepare stage: ./run.sh --stage prepare"

@@ -151,6 +151,7 @@ def stage_audio(
     manifests: Collection[str],
     nj: int = 1,
     trim: Trim | None = None,
+    link: bool = False,
 ) -> Iterator[StagedAudio]:
     """Convert a corpus' recordings beside their place, and hold the folder meanwhile.
 
@@ -169,8 +170,8 @@ def stage_audio(
         of a killed run are removed.
     nj : int
         Number of jobs at a time.
-    trim : Trim, optional
-        Cuts silence off; see `speechbrain_ext.data.convert`.
+    trim, link
+        As `speechbrain_ext.data.convert.convert_all`.
 
     Yields
     ------
@@ -201,6 +202,7 @@ def stage_audio(
             stream,
             nj,
             trim=trim,
+            link=link,
         )
         rejected, good = _sort_out(items, done, max_rejected, folder / FAILED_NAME)
         yield StagedAudio(

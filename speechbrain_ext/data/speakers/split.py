@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from speechbrain_ext.data.manifest import Utterance
@@ -20,39 +20,13 @@ MIN_SPEAKERS = 2
 # than a tenth.
 _USUAL_TEST_SPEAKERS = 22
 
-
-@dataclass(frozen=True)
-class SpeakerNote:
-    """What a corpus knows of a speaker beside the recordings.
-
-    Arguments
-    ---------
-    spk_id : str
-        The speaker, as the corpus' items name it.
-    may_test : bool
-        False keeps the speaker in train: two voices, or voices that are altered.
-    reason : str
-        Why it may not be tested, or is left out.
-    same_as : str or None
-        Another name of the same person: both become that one speaker.
-    same_side : str or None
-        A name that speakers share who may be one person: they stay on one side, and
-        no trial compares them.
-    left_out : bool
-        True leaves the speaker out of train and test.
-    """
-
-    spk_id: str
-    may_test: bool = True
-    reason: str = ""
-    same_as: str | None = None
-    same_side: str | None = None
-    left_out: bool = False
+# From so many utterances on, a speaker gives one to valid.
+_USUAL_LEAST, _SMALLEST_LEAST = 10, 3
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """One person, with everything that decides where it goes.
+class Person:
+    """One speaker, with everything that decides where it goes.
 
     Arguments
     ---------
@@ -66,14 +40,16 @@ class Speaker:
         Their length together.
     num_segments : int
         Test segments that they make.
-    fixed : str or None
-        ``train`` or ``test`` where the corpus publishes its split.
-    may_test, left_out : bool
-        As `SpeakerNote`.
+    fixed : tuple of str
+        Sides on which the corpus' published split has it; mostly empty.
+    may_test : bool
+        False keeps it in train.
+    left_out : bool
+        True leaves it out of both sides.
     reason : str
-        Why not.
+        Why not, or why.
     group : str
-        Speakers of one group stay together; its own name for most.
+        Those of one group may be one person and stay together; its own name for most.
     """
 
     spk_id: str
@@ -81,41 +57,15 @@ class Speaker:
     num_utterances: int = 0
     seconds: float = 0.0
     num_segments: int = 0
-    fixed: str | None = None
+    fixed: tuple[str, ...] = ()
     may_test: bool = True
     left_out: bool = False
     reason: str = ""
     group: str = ""
 
 
-def names_of(notes: Iterable[SpeakerNote]) -> dict[str, str]:
-    """Return spk_id -> the name that the person goes by, for those with several.
-
-    Raises
-    ------
-    ValueError
-        If names point at each other in a circle.
-
-    Example
-    -------
-    >>> names_of([SpeakerNote("es", same_as="en"), SpeakerNote("mx", same_as="es")])
-    {'es': 'en', 'mx': 'en'}
-    """
-    said = {note.spk_id: note.same_as for note in notes if note.same_as}
-    names = {}
-    for spk_id in said:
-        name, seen = spk_id, set()
-        while name in said:
-            if name in seen:
-                raise ValueError(f"same_as of speaker {spk_id!r} leads in a circle")
-            seen.add(name)
-            name = said[name]
-        names[spk_id] = name
-    return names
-
-
 def split_speakers(
-    speakers: Sequence[Speaker],
+    speakers: Sequence[Person],
     seed: int,
     *,
     num_test: int | None = None,
@@ -128,7 +78,7 @@ def split_speakers(
 
     Arguments
     ---------
-    speakers : Sequence of Speaker
+    speakers : Sequence of Person
         All that there are.
     seed : int
         Redraws the split.
@@ -193,8 +143,8 @@ def _default_num_test(num_speakers: int) -> int:
     return max(min(num_speakers // 3, most), MIN_SPEAKERS)
 
 
-def _fixed_side(name: str, group: Sequence[Speaker]) -> str | None:
-    sides = {speaker.fixed for speaker in group} - {None}
+def _fixed_side(name: str, group: Sequence[Person]) -> str | None:
+    sides = {side for speaker in group for side in speaker.fixed}
     if len(sides) > 1:
         members = ", ".join(speaker.spk_id for speaker in group)
         raise UserError(
@@ -238,7 +188,8 @@ def split_valid(
     seed : int
         Redraws them.
     part : float
-        Part of each speaker's utterances; one at least of a speaker with ten.
+        Part of each speaker's utterances; one at least of a speaker with ten, or
+        with three if nobody has ten.
 
     Returns
     -------
@@ -247,12 +198,15 @@ def split_valid(
     list of Utterance
         Held out; may be empty.
     """
+    # Somebody must be heard in valid, even where all have said little.
+    most = max(map(len, by_speaker.values()), default=0)
+    least = _USUAL_LEAST if most >= _USUAL_LEAST else _SMALLEST_LEAST
     train, valid = [], []
     for utterances in by_speaker.values():
         drawn = sorted(
             utterances, key=lambda one: draw_order("valid", seed, one.utt_id)
         )
-        count = max(round(part * len(drawn)), 1 if part and len(drawn) >= 10 else 0)
+        count = max(round(part * len(drawn)), 1 if len(drawn) >= least else 0)
         valid += drawn[:count]
         train += drawn[count:]
     return train, valid

@@ -56,9 +56,15 @@ class TrialList:
 
     def write(self, path: str | os.PathLike) -> None:
         """Write the official format, atomically."""
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
+        with (
+            atomic_path(path) as temporary,
+            open(temporary, "w", encoding="utf-8") as f,
+        ):
             rows = zip(
-                self.labels.tolist(), self.enroll.tolist(), self.test.tolist(), strict=True
+                self.labels.tolist(),
+                self.enroll.tolist(),
+                self.test.tolist(),
+                strict=True,
             )
             keys = self.keys
             f.writelines(f"{label:d} {keys[a]} {keys[b]}\n" for label, a, b in rows)
@@ -123,7 +129,9 @@ def pair_all(
         kept.append((same[wanted], first[wanted], second[wanted], order[wanted]))
     if not kept:
         return TrialList(list(keys))
-    labels, enroll, test, order = (np.concatenate(part) for part in zip(*kept, strict=True))
+    labels, enroll, test, order = (
+        np.concatenate(part) for part in zip(*kept, strict=True)
+    )
     chosen = np.sort(
         np.concatenate(
             [

@@ -203,6 +203,12 @@ def write_split(
         entries = [made.get(one.utt_id, one) for one in names]
         write_manifest(draft / f"{role}.json", entries, data_folder=draft.parent)
         written.counts[role] = len(entries)
+        if not entries:
+            raise WorkError(
+                f"prepare: {role}.json would be empty: the speakers have too few "
+                f"recordings for it ({settings.segment_seconds:g} s make a segment); "
+                "give more of each"
+            )
     if "main" not in trial_lists:
         groups = {person.spk_id: person.group for person in people}
         main = _pair([made[one.utt_id] for one in segments], groups, settings)
@@ -321,7 +327,7 @@ def _official_lists(trial_lists, singles, written: WrittenSplit):
     lists = {}
     for name, path in trial_lists.items():
         try:
-            rows = read_rows(path)
+            rows = list(read_rows(path))
             lists[name], missing = take_official(rows, speaker_of)
         except (OSError, ValueError) as error:
             raise WorkError(f"prepare: trial list {name}: {path}: {error}") from None

@@ -50,42 +50,36 @@ def find_leaks(
         if (folder / f"{role}.json").exists()
     }
 
-    def parts_of(role: str) -> set[str]:
-        return {
-            part for key in manifests.get(role, ()) for part in parts.get(key, [key])
-        }
+    def parts_of(*roles: str) -> set[str]:
+        keys = (key for role in roles for key in manifests.get(role, ()))
+        return {part for key in keys for part in parts.get(key, [key])}
 
     def facts(*roles: str) -> tuple[set[str], set[str], set[str]]:
         pieces = [one for role in roles for one in manifests.get(role, {}).values()]
-        names = set().union(*map(parts_of, roles))
-        hashes = {one.sha256 for one in pieces} | {utterances[n].sha256 for n in names}
-        speakers = {one.spk_id for one in pieces}
-        return speakers | {utterances[n].spk_id for n in names}, names, hashes
+        made_of = [utterances[name] for name in parts_of(*roles)]
+        return (
+            {one.spk_id for one in (*pieces, *made_of)},
+            {one.utt_id for one in made_of},
+            {one.sha256 for one in (*pieces, *made_of)},
+        )
 
+    whats = ("speakers", "utterances", "audio contents")
     leaks = [
         (f"{what} on both sides", one & other)
         for what, one, other in zip(
-            ("speakers", "utterances", "audio contents"),
-            facts(*_TRAIN_SIDE),
-            facts("test"),
-            strict=True,
+            whats, facts(*_TRAIN_SIDE), facts("test"), strict=True
         )
     ]
-    leaks.append(
-        ("utterances in train and valid", parts_of("train") & parts_of("valid"))
-    )
+    both = parts_of("train") & parts_of("valid")
+    leaks.append(("utterances in train and valid", both))
+    made_of = {key: set(parts.get(key, [key])) for key in manifests["test"]}
     for path in sorted((folder / "trials").glob("*.txt")):
-        rows = read_rows(path)
-        strangers = {key for _, *keys in rows for key in keys} - manifests[
-            "test"
-        ].keys()
-        made_of = {key: set(parts.get(key, [key])) for key in manifests["test"]}
-        same = {
-            f"{enroll} {test}"
-            for _, enroll, test in rows
-            if enroll in made_of
-            and not made_of[enroll].isdisjoint(made_of.get(test, ()))
-        }
+        strangers, same = set(), set()
+        for _, enroll, test in read_rows(path):
+            if enroll not in made_of or test not in made_of:
+                strangers |= {enroll, test} - made_of.keys()
+            elif not made_of[enroll].isdisjoint(made_of[test]):
+                same.add(f"{enroll} {test}")
         leaks.append((f"keys of {path.name} that test.json lacks", strangers))
         leaks.append((f"trials of {path.name} that share an utterance", same))
     return [

@@ -117,10 +117,9 @@ def write_piece(piece: Piece, path: Path, path_of: Callable[[str], Path]) -> Utt
     Utterance
         With ``path`` as its audio.
     """
-    waves = [
-        soundfile.read(path_of(one.utt_id), dtype="int16")[0] for one in piece.parts
-    ]
     first = piece.parts[0]
+    paths = [path_of(one.utt_id) for one in piece.parts]
+    waves = [soundfile.read(one, dtype="int16")[0] for one in paths]
     wav = np.concatenate(waves)[: piece.num_samples]
     save_audio(path, wav, first.sample_rate)
     return Utterance(

@@ -7,9 +7,8 @@ key`` for two. Keys are the names of a manifest, whole, dots and all.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -58,7 +57,7 @@ class TrialList:
         """Write the official format, atomically."""
         with (
             atomic_path(path) as temporary,
-            open(temporary, "w", encoding="utf-8") as f,
+            open(temporary, "w", encoding="utf-8") as stream,
         ):
             rows = zip(
                 self.labels.tolist(),
@@ -67,7 +66,9 @@ class TrialList:
                 strict=True,
             )
             keys = self.keys
-            f.writelines(f"{label:d} {keys[a]} {keys[b]}\n" for label, a, b in rows)
+            stream.writelines(
+                f"{label:d} {keys[a]} {keys[b]}\n" for label, a, b in rows
+            )
 
 
 def pair_all(
@@ -129,9 +130,7 @@ def pair_all(
         kept.append((same[wanted], first[wanted], second[wanted], order[wanted]))
     if not kept:
         return TrialList(list(keys))
-    labels, enroll, test, order = (
-        np.concatenate(part) for part in zip(*kept, strict=True)
-    )
+    labels, enroll, test, order = map(np.concatenate, zip(*kept, strict=True))
     chosen = np.sort(
         np.concatenate(
             [
@@ -235,20 +234,17 @@ def take_official(
     return trials, sorted(missing)
 
 
-def read_rows(path: str | os.PathLike) -> list[tuple[int, str, str]]:
-    """Read ``label key key`` lines.
+def read_rows(path: str | os.PathLike) -> Iterator[tuple[int, str, str]]:
+    """Read ``label key key`` lines, one at a time.
 
     Raises
     ------
     ValueError
-        Naming the first line that is none.
+        Telling the first line that is none.
     """
-    rows = []
-    for number, line in enumerate(
-        Path(path).read_text(encoding="utf-8").splitlines(), start=1
-    ):
-        words = line.split()
-        if len(words) != 3 or words[0] not in ("0", "1"):
-            raise ValueError(f"{path}:{number}: not a trial: {line[:80]!r}")
-        rows.append((int(words[0]), words[1], words[2]))
-    return rows
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            words = line.split()
+            if len(words) != 3 or words[0] not in ("0", "1"):
+                raise ValueError(f"line {number} is not a trial: {line[:80]!r}")
+            yield int(words[0]), words[1], words[2]

@@ -20,6 +20,8 @@ MIN_SPEAKERS = 2
 # than a tenth.
 _USUAL_TEST_SPEAKERS = 22
 
+_MAX_REASONS = 10
+
 # From so many utterances on, a speaker gives one to valid.
 _USUAL_LEAST, _SMALLEST_LEAST = 10, 3
 
@@ -155,25 +157,22 @@ def _fixed_side(name: str, group: Sequence[Person]) -> str | None:
 
 
 def _check_sizes(sides, usable, num_open: int, num_test: int | None) -> None:
-    if num_test is not None and len(sides["test"]) < num_test:
-        raise UserError(
-            f"prepare: --num_test {num_test}: only {num_open} speakers may be tested "
-            "(speakers.tsv says why the others may not); ask for fewer or give more "
-            "recordings"
-        )
-    if min(map(len, sides.values())) >= MIN_SPEAKERS:
-        return
     reasons = [f"  {one.spk_id}: {one.reason}" for one in usable if one.reason]
-    raise WorkError(
-        "\n".join(
-            [
-                f"prepare: {len(sides['train'])} train and {len(sides['test'])} test "
-                f"speakers; each side needs {MIN_SPEAKERS} at least: give recordings "
-                "of more people, in one folder each, or another --num_test",
-                *reasons[:10],
-            ]
+    if len(reasons) > _MAX_REASONS:
+        reasons[_MAX_REASONS:] = [f"  ... and {len(reasons) - _MAX_REASONS} more"]
+    if num_test is not None and len(sides["test"]) < num_test:
+        head = (
+            f"prepare: --num_test {num_test}: only {num_open} speakers may be tested; "
+            "ask for fewer or give more recordings"
         )
-    )
+        raise UserError("\n".join([head, *reasons]))
+    if min(map(len, sides.values())) < MIN_SPEAKERS:
+        head = (
+            f"prepare: {len(sides['train'])} train and {len(sides['test'])} test "
+            f"speakers; each side needs {MIN_SPEAKERS} at least: give recordings of "
+            "more people, in one folder each, or another --num_test"
+        )
+        raise WorkError("\n".join([head, *reasons]))
 
 
 def split_valid(

@@ -36,7 +36,7 @@ def utterances(*seconds, **facts):
     return [utterance(f"u{i:03d}", s, **facts) for i, s in enumerate(seconds)]
 
 
-# --- speakers --------------------------------------------------------------------------
+# --- speakers ---
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -134,7 +134,7 @@ def test_held_out_utterances_are_a_twentieth_and_one_at_least_of_ten():
     assert split_valid(spoken, 2)[1] != valid
 
 
-# --- segments --------------------------------------------------------------------------
+# --- segments ---
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -190,7 +190,7 @@ def test_a_piece_is_its_parts_sample_for_sample(tmp_path):
     assert (rate, made.duration, made.source, made.spk_id) == (16000, 3.0, "p", "s")
 
 
-# --- trials ----------------------------------------------------------------------------
+# --- trials ---
 
 
 def pairs_of(trials):

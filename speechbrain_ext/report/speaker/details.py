@@ -152,20 +152,18 @@ def choice_table(results: dict[str, Any]) -> Table | None:
     count = max(len(row["folds"]) for row in backend["folds"])
     rows = [
         [
-            row["label"],
-            plain(row["settings"]) or "--",
+            row["name"],
             percent(row["mean"]),
-            *map(percent, row["folds"]),
+            *(map(percent, row["folds"]) if row["folds"] else ["--"] * count),
         ]
         for row in backend["folds"]
     ]
     return Table(
         "How the backend was chosen: EER between training speakers, %",
-        ["backend", "settings", "mean", *(f"fold {n + 1}" for n in range(count))],
+        ["backend", "mean", *(f"fold {n + 1}" for n in range(count))],
         rows,
         [row["chosen"] for row in backend["folds"]],
-        [],
-        words=(1,),
+        [f"{row['name']}: {row['error']}" for row in backend["folds"] if row["error"]],
     )
 
 

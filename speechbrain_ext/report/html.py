@@ -181,7 +181,7 @@ def _notes(table: Table) -> str:
 
 
 def _picture(path: Path) -> str:
-    title = path.stem.replace("_", " ").capitalize()
+    title = path.stem[:1].upper() + path.stem[1:].replace("_", " ")
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return (
         f"<h2>{escape(title)}</h2><div class=card><img class=wide "

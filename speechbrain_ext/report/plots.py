@@ -16,6 +16,7 @@ from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
     NullLocator,
+    PercentFormatter,
 )
 
 from speechbrain_ext.files import atomic_path
@@ -67,12 +68,15 @@ class Panel:
         Place of the legend, in matplotlib's words.
     falling : bool
         Whether small values shall show: logarithmic where all are positive.
+    in_percent : bool
+        Whether values are shares, to be read in per cent.
     """
 
     title: str
     curves: list[tuple[str, str]]
     corner: str
     falling: bool = False
+    in_percent: bool = False
 
 
 def draw_curves(
@@ -116,6 +120,8 @@ def draw_curves(
                 say(axes, "not in the log")
             if panel.falling:
                 _log_axis(axes)
+            if panel.in_percent:
+                axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def _log_axis(axes) -> None:

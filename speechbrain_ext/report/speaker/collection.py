@@ -18,7 +18,11 @@ from speechbrain_ext.report.tables import Table, markdown_table, plain
 #: Systems that are compared over runs; "chosen" is what the folds chose in each run.
 SYSTEMS = ("chosen", "cosine", "channel")
 LISTS = ("main", "hard", "short")
-_LABELS = {"chosen": "chosen backend", "cosine": "raw cosine", "channel": "channel only"}
+_LABELS = {
+    "chosen": "chosen backend",
+    "cosine": "raw cosine",
+    "channel": "channel only",
+}
 
 
 def run_figures(results: Mapping[str, Any]) -> dict[str, Any]:

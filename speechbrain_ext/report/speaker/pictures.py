@@ -32,7 +32,9 @@ def draw_speaker(
     """
     pictures = []
     if (folder / "scores").is_dir():
-        pictures = [folder / "plots" / name for name in ("det.png", "scores.png")]
+        pictures = [
+            folder / "plots" / name for name in ("DET.png", "score_histograms.png")
+        ]
         chosen = chosen_system(results)
         nan = results["nan_trials"]["policy"]
         lists = [name for name in ("main", "hard") if name in chosen["lists"]]

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from speechbrain_ext.report.plots import COLOURS, Panel, draw_curves, open_figure, say
 from speechbrain_ext.scoring.metrics import det_curve, equal_error_rate
 
 #: Rates in per cent that the axes of a DET plot may name.
-_TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
+_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
+_UNTRAINED = "#888888"
 _TARGET, _NONTARGET = COLOURS[0], COLOURS[1]
 
 
@@ -40,43 +41,52 @@ def plot_det(
     nan : {"count", "filter"}
         What a score that is NaN is.
     """
-    systems = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(systems)}
-    with open_figure(path, 0.4 + 5.2 * len(panels), 5.2) as figure:
+    systems = dict.fromkeys(name for panel in panels.values() for name in panel)
+    colours = _colours(list(systems), chosen)
+    with open_figure(path, 0.4 + 5.2 * len(panels), 6.2) as figure:
         for axes, (title, curves) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0],
             panels.items(),
             strict=True,
         ):
             axes.set_title(title)
-            rates = [1.0]
+            rates = []
             for name, (scores, labels) in curves.items():
                 if not _drawable(scores, labels, nan):
                     continue
                 far, frr, _ = det_curve(scores, labels, nan=nan)
                 eer = equal_error_rate(scores, labels, nan=nan)[0]
-                least = 50 / max(1, min(labels.sum(), (~labels).sum()))
-                rates += [100 * eer, least]
+                rates.append(eer)
                 bold = name == chosen
                 axes.plot(
-                    *(
-                        _probit(rate, labels, kind)
-                        for rate, kind in ((far, 0), (frr, 1))
-                    ),
+                    _probit(far, np.count_nonzero(~labels)),
+                    _probit(frr, np.count_nonzero(labels)),
                     color=colours[name],
                     linewidth=2.4 if bold else 1.3,
                     zorder=3 if bold else 2,
-                    label=f"{name}: {100 * eer:.2f} %",
+                    label=f"{name}: EER {100 * eer:.2f} %",
                 )
-                point = _probit_of(np.clip(eer, 1e-6, 1 - 1e-6))
-                axes.plot(
-                    point, point, "o", color=colours[name], markersize=6, zorder=4
-                )
-            _probit_axes(axes, rates)
-            if axes.lines:
-                axes.legend(loc="upper right", title="equal error rate")
+                point = _probit(np.array([eer]), labels.size)
+                axes.plot(point, point, "o", color=colours[name], zorder=4)
+            if rates:
+                _probit_axes(axes, min(rates), max(rates))
+                _legend_below(axes, 2)
             else:
                 say(axes, "no target or no non-target trials")
+
+
+def _colours(systems: Sequence[str], chosen: str) -> dict[str, str]:
+    """Give ours the blue of every report, and what was not trained a grey."""
+    others = iter(COLOURS[1:] * (1 + len(systems)))
+    special = {chosen or systems[0]: COLOURS[0], "channel only": _UNTRAINED}
+    return {name: special.get(name) or next(others) for name in systems}
+
+
+def _legend_below(axes, ncols: int) -> None:
+    """Keep the legend off the curves, which may go anywhere."""
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=ncols, fontsize=9.5
+    )
 
 
 def _drawable(scores: np.ndarray, labels: np.ndarray, nan: str) -> bool:
@@ -84,37 +94,27 @@ def _drawable(scores: np.ndarray, labels: np.ndarray, nan: str) -> bool:
     return bool(kept.any() and not kept.all())
 
 
-def _probit_of(rate):
+def _probit(rates: np.ndarray, num_trials: int) -> np.ndarray:
+    """Clip at half a trial: a rate of 0 or 1 lies infinitely far away."""
     from scipy.special import ndtri
 
-    return ndtri(rate)
+    half = 0.5 / num_trials
+    return ndtri(np.clip(rates, half, 1 - half))
 
 
-def _probit(rate: np.ndarray, labels: np.ndarray, kind: int) -> np.ndarray:
-    """Clip at half a trial: a rate of 0 or 1 lies infinitely far away."""
-    half = 0.5 / np.count_nonzero(labels == bool(kind))
-    return _probit_of(np.clip(rate, half, 1 - half))
-
-
-def _probit_axes(axes, rates: Sequence[float]) -> None:
-    """Square axes from the smallest rate of interest to a bit above the largest EER."""
-    low = max(0.01, min(0.5, min(rate for rate in rates if rate > 0)))
-    high = min(99.0, max(40.0, 1.5 * max(rates)))
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
-    for axis, limits in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
-        limits(_probit_of(low / 100), _probit_of(high / 100))
-        axis.set_major_locator(FixedLocator([_probit_of(t / 100) for t in ticks]))
+def _probit_axes(axes, lowest: float, highest: float) -> None:
+    """Square axes around the points of equal error, named in per cent."""
+    low, high = max(lowest / 20, 2e-4), min(max(2 * highest, 0.2), 0.9)
+    ticks = [tick for tick in _TICKS if low <= tick / 100 <= high]
+    places = _probit(np.array(ticks) / 100, 10**9)
+    limits = _probit(np.array([low, high]), 10**9)
+    axes.plot(limits, limits, ":", color="#888888", linewidth=1, zorder=1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator(places))
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(
-            FuncFormatter(lambda _, index: f"{ticks[index]:g}" if ticks else "")
-        )
-    axes.plot(
-        axes.get_xlim(), axes.get_xlim(), ":", color="#888888", linewidth=1, zorder=1
-    )
-    axes.lines[-1].set_label("_equal")
-    axes.set_aspect("equal")
-    axes.set_xlabel("false alarms, %")
-    axes.set_ylabel("misses, %")
+        axis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.set(xlabel="false alarms, %", ylabel="misses, %")
 
 
 def plot_histograms(
@@ -132,7 +132,7 @@ def plot_histograms(
     path : str or PathLike
         PNG to write.
     """
-    with open_figure(path, 0.4 + 5.2 * len(panels), 4.2) as figure:
+    with open_figure(path, 0.4 + 5.2 * len(panels), 4.6) as figure:
         for axes, (title, (scores, labels, thresholds)) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0],
             panels.items(),
@@ -159,7 +159,7 @@ def plot_histograms(
                         kept, bins, density=True, color=colour, alpha=0.55, label=label
                     )
             _draw_thresholds(axes, thresholds)
-            axes.legend(loc="upper right")
+            _legend_below(axes, 3)
 
 
 def _draw_thresholds(axes, thresholds: Sequence[tuple[str, float]]) -> None:
@@ -194,16 +194,16 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
         ),
         Panel(
             "EER on the valid utterances",
-            there(("valid eer", "of 3 s pieces"), ("valid EER", "of 3 s pieces")),
+            there(("valid eer", "of their pieces")),
             "upper right",
+            in_percent=True,
         ),
     ]
     accuracy = there(
         ("train accuracy", "train"),
-        ("train acc", "train"),
         ("valid accuracy", "valid"),
-        ("valid acc", "valid"),
     )
     if accuracy:
-        panels.append(Panel("accuracy: which speaker is it?", accuracy, "lower right"))
+        title = "accuracy: which speaker is it?"
+        panels.append(Panel(title, accuracy, "lower right", in_percent=True))
     draw_curves(panels, rows, path)

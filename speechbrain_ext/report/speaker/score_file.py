@@ -164,7 +164,7 @@ def score(scores_file, nan_trials, max_nan_trials, fars, ratios, plots) -> int:
         print_table(table, console)
     if plots:
         _draw(path.stem, scores, labels, figures, Path(plots), nan_trials)
-        click.echo(f"written: {Path(plots) / 'det.png'}, {Path(plots) / 'scores.png'}")
+        click.echo(f"written: DET.png and score_histograms.png in {plots}")
     if missing > max_nan_trials:
         named = _name_missing(path, scores, trials)
         more = [f"  and {missing - _NAMED:,} more"] if missing > _NAMED else []
@@ -186,6 +186,6 @@ def _draw(name, scores, labels, figures, folder: Path, nan: str) -> None:
     from speechbrain_ext.report.speaker.pictures import named_thresholds
     from speechbrain_ext.report.speaker.plots import plot_det, plot_histograms
 
-    plot_det({name: {name: (scores, labels)}}, folder / "det.png", nan=nan)
+    plot_det({name: {name: (scores, labels)}}, folder / "DET.png", nan=nan)
     points = named_thresholds(figures)
-    plot_histograms({name: (scores, labels, points)}, folder / "scores.png")
+    plot_histograms({name: (scores, labels, points)}, folder / "score_histograms.png")

@@ -79,7 +79,7 @@ def summary(results: dict[str, Any]) -> str:
         return percent(system["lists"][first]["eer"]) + " %"
 
     chosen = chosen_system(results)
-    parts = [f"{first} EER {rate(chosen)} ({chosen['label']})"]
+    parts = [f"EER on the {first} list: {chosen['label']} {rate(chosen)}"]
     parts += [
         f"{system['label']} {rate(system)}"
         for system in reversed(results["systems"])
@@ -125,7 +125,6 @@ def error_table(results: dict[str, Any]) -> Table:
         ],
         [system["chosen"] for system in results["systems"]],
         notes,
-        heading="Equal error rate, %",
     )
 
 
@@ -185,7 +184,7 @@ def threshold_table(results: dict[str, Any], trials: str) -> Table | None:
         label = notes.mark(system["label"], missing) if missing else system["label"]
         points = [("EER", figures["eer"], figures["eer"], figures["eer_threshold"])]
         points += [
-            (f"FAR {rate:.1%}", point["far"], point["frr"], point["threshold"])
+            (f"FAR {100 * rate:g} %", point["far"], point["frr"], point["threshold"])
             for rate, point in zip((0.01, 0.001), figures["thresholds"], strict=False)
         ]
         for name, far, frr, threshold in points:

@@ -14,8 +14,9 @@ from speechbrain_ext.scoring.backend import (
     BackendSettings,
     Choice,
     choose_backend,
+    held_out_scores,
 )
-from speechbrain_ext.scoring.calibration import calibrate_backend
+from speechbrain_ext.scoring.calibration import Calibration
 from speechbrain_ext.scoring.embeddings import EmbeddingSet
 from speechbrain_ext.scoring.norm import cosine_scores, unit_vectors
 
@@ -192,7 +193,9 @@ def _backend_system(kind, settings, cohort, speakers, calibrate, seed) -> System
     }
     if not calibrate:
         return System(kind, LABELS[kind], written, backend.score)
-    calibration = calibrate_backend(settings, cohort.vectors, speakers, seed=seed)
+    calibration = Calibration().fit(
+        *held_out_scores(cohort.vectors, speakers, settings, seed=seed)
+    )
 
     def score(vectors, enroll, test):
         return calibration.transform(backend.score(vectors, enroll, test))

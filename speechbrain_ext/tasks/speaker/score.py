@@ -39,7 +39,7 @@ from speechbrain_ext.tasks.speaker.missing import (
 )
 
 #: Draws of the bootstrap over speakers.
-DRAWS = 200
+DRAWS = 500
 ONE_SESSION = (
     "each test speaker was recorded in one session with one microphone, so target "
     "trials share the channel. Compare with the channel-only baseline, and look at "
@@ -69,6 +69,10 @@ class Speech:
     channel_cohort: EmbeddingSet
     utterances: dict[str, Utterance]
     lists: dict[str, Trials]
+
+    def numbers(self, ids: list[str]) -> np.ndarray:
+        """Return the speakers of utterances as numbers, [number of ids]."""
+        return np.unique(self.speakers(ids), return_inverse=True)[1]
 
     def speakers(self, ids: list[str]) -> list[str]:
         """Return the speakers of utterances."""
@@ -245,11 +249,11 @@ def load_speech(folder: Path, data: Path) -> Speech:
     strangers = [utt_id for utt_id in sets["cohort"].ids if utt_id not in cohort]
     if strangers:
         raise UserError(
-            f"score: cohort.npz holds {len(strangers)} utterances that cohort.json does "
-            f"not, the first is {strangers[0]}; embed again: ./run.sh --stage embed "
-            "--force"
+            f"score: cohort.npz holds {len(strangers)} utterances that cohort.json "
+            f"does not, the first is {strangers[0]}; embed again: ./run.sh --stage "
+            "embed --force"
         )
-    return Speech(
+    speech = Speech(
         sets["test"],
         sets["cohort"],
         sets["test.channel"],
@@ -257,6 +261,18 @@ def load_speech(folder: Path, data: Path) -> Speech:
         cohort | test,
         lists,
     )
+    for name, trials in lists.items():
+        speakers = speech.numbers(trials.ids)
+        wrong = trials.labels != (speakers[trials.enroll] == speakers[trials.test])
+        if wrong.any():
+            first = int(wrong.argmax())
+            pair = trials.ids[trials.enroll[first]], trials.ids[trials.test[first]]
+            raise UserError(
+                f"score: in the list {name} {np.count_nonzero(wrong):,} labels "
+                f"contradict the speakers of test.json; the first is {' '.join(pair)}. "
+                "Make both again: ./run.sh --stage prepare --force"
+            )
+    return speech
 
 
 def refuse_known_speakers(folder: Path, speech: Speech) -> None:
@@ -323,20 +339,21 @@ def list_figures(
     )
     figures["eer_interval"] = None
     if figures["eer"] is not None:
-        speakers = np.array(speech.speakers(trials.ids))
-        low, high = speaker_bootstrap(
-            scores,
-            trials.labels,
-            speakers[trials.enroll],
-            speakers[trials.test],
-            draws=draws,
-            seed=seed,
-            nan=counted,
-        )
-        if math.isfinite(low) and math.isfinite(high):
-            figures["eer_interval"] = [low, high]
-        else:
-            figures["not_measured"]["eer_interval"] = "too few speakers to draw from"
+        speakers = speech.numbers(trials.ids)
+        try:
+            figures["eer_interval"] = list(
+                speaker_bootstrap(
+                    scores,
+                    trials.labels,
+                    speakers[trials.enroll],
+                    speakers[trials.test],
+                    draws=draws,
+                    seed=seed,
+                    nan=counted,
+                )
+            )
+        except ValueError as error:  # too few speakers: there is no interval
+            figures["not_measured"]["eer_interval"] = str(error)
     sources = {u.utt_id: u.source for u in speech.utterances.values()}
     figures["per_source"] = source_figures(trials, scores, sources, nan=counted)
     return figures
@@ -375,7 +392,9 @@ def conditions(recipe, folder: Path, data: Path, speech: Speech, draws: int) -> 
         "split_seed": split.get("split_seed"),
         "num_train_speakers": len(set(speech.speakers(speech.cohort.ids))),
         "num_test_speakers": len(tested),
-        **model_conditions(recipe, recipe.hparams["modules"]["encoder"], folder, trained),
+        **model_conditions(
+            recipe, recipe.hparams["modules"]["encoder"], folder, trained
+        ),
         "device": "cpu",
         "bootstrap_draws": draws,
         "caveat": split.get("caveat") or (ONE_SESSION if single else None),

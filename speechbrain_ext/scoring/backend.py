@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from speechbrain_ext.scoring.norm import (
 )
 from speechbrain_ext.scoring.ranking import RankedScores
 
+CRITERIA = ("eer", "min_dcf_0.05", "min_cllr")
 #: Trials of one fold: more don't tell more, since speakers are few.
 MAX_TRIALS = 200_000
 
@@ -223,47 +224,29 @@ def choose_backend(
     ValueError
         If there are not as many speakers as vectors, or ``folds`` is below 2.
     """
-    if folds < 2 or criterion not in ("eer", "min_dcf_0.05", "min_cllr"):
+    if criterion not in CRITERIA:
         raise ValueError(
-            "scoring: folds must be at least 2 and criterion eer, min_dcf_0.05 or "
-            f"min_cllr, got {folds} and {criterion!r}"
+            f"scoring: criterion must be one of {', '.join(CRITERIA)}, got "
+            f"{criterion!r}"
         )
     candidates = list(dict.fromkeys([RAW_COSINE, *candidates]))
-    # Trials with NaN would tell the network's faults, not the backend's.
-    usable = ~np.isnan(unit_vectors(vectors)).any(axis=1)
-    if len(speakers) != len(usable):
-        raise ValueError(
-            f"scoring: {len(usable)} vectors need as many speakers, got {len(speakers)}"
-        )
-    vectors, speakers = np.asarray(vectors)[usable], np.asarray(speakers)[usable]
-    names, counts = np.unique(speakers, return_counts=True)
-    names = names[counts >= 2]
-    folds = min(folds, names.size // 2)
-    if folds < 2:
+    parts = _folds(vectors, speakers, folds, seed)
+    if not parts:
         return Choice(
             RAW_COSINE,
             [],
-            f"only {names.size} training speakers have two usable utterances, and two "
-            "folds need four: the raw cosine stays",
+            "two folds need four training speakers with two usable utterances each: "
+            "the raw cosine stays",
         )
-    generator = np.random.default_rng(seed)
-    generator.shuffle(names)
     rows = [_row(settings) for settings in candidates]
-    for held_out in (names[fold::folds] for fold in range(folds)):
-        is_held_out = np.isin(speakers, held_out)
-        trials = _all_pairs(speakers[is_held_out], generator)
+    for fold in parts:
         for settings, row in zip(candidates, rows, strict=True):
-            _measure(
-                row,
-                Backend(settings),
-                (vectors[~is_held_out], speakers[~is_held_out].tolist()),
-                (vectors[is_held_out], *trials),
-            )
+            _measure(row, Backend(settings), fold)
     for row in rows:
         measured = row.pop("folds")
         row["fold_eers"] = [fold["eer"] for fold in measured]
         if row["error"] is None:
-            for key in ("eer", "min_dcf_0.05", "min_cllr"):
+            for key in CRITERIA:
                 row[key] = float(np.mean([fold[key] for fold in measured]))
     # The sort is stable and the raw cosine the first, so it wins whatever is equal.
     learned = [row for row in rows if row["error"] is None]
@@ -271,7 +254,7 @@ def choose_backend(
     best["chosen"] = True
     raw = rows[0]
     reason = (
-        f"mean {criterion} over {folds} folds of {names.size} training speakers: "
+        f"mean {criterion} over {len(parts)} folds of training speakers: "
         f"{best['name']} {best[criterion]:.5f}, raw cosine {raw[criterion]:.5f}"
     )
     return Choice(candidates[rows.index(best)], rows, reason)
@@ -290,11 +273,9 @@ def _row(settings: BackendSettings) -> dict:
     }
 
 
-def _measure(row: dict, backend: Backend, training: tuple, trials: tuple) -> None:
-    vectors, enroll, test, labels = trials
+def _measure(row: dict, backend: Backend, fold: _Fold) -> None:
     try:
-        scores = backend.fit(*training).score(vectors, enroll, test)
-        ranked = RankedScores(scores, labels, nan="raise")
+        ranked = RankedScores(fold.score(backend), fold.labels, nan="raise")
     except ValueError as error:  # too few speakers for this candidate
         row["error"] = row["error"] or str(error)
         return
@@ -307,17 +288,143 @@ def _measure(row: dict, backend: Backend, training: tuple, trials: tuple) -> Non
     )
 
 
-def _all_pairs(
-    speakers: np.ndarray, generator: np.random.Generator
+class _Fold(NamedTuple):
+    """Speakers to learn from, and trials of the others."""
+
+    training_vectors: np.ndarray
+    training_speakers: list[str]
+    vectors: np.ndarray
+    enroll: np.ndarray
+    test: np.ndarray
+    labels: np.ndarray
+
+    def score(self, backend: Backend) -> np.ndarray:
+        backend.fit(self.training_vectors, self.training_speakers)
+        return backend.score(self.vectors, self.enroll, self.test)
+
+
+def _folds(
+    vectors: np.ndarray, speakers: Sequence[str], folds: int, seed: int
+) -> list[_Fold]:
+    """Deal the speakers to folds; none if there are too few for two."""
+    # Trials with NaN would tell the network's faults, not the backend's.
+    usable = ~np.isnan(unit_vectors(vectors)).any(axis=1)
+    if len(speakers) != len(usable):
+        raise ValueError(
+            f"scoring: {len(usable)} vectors need as many speakers, got {len(speakers)}"
+        )
+    if folds < 2:
+        raise ValueError(f"scoring: folds must be at least 2, got {folds}")
+    vectors, speakers = np.asarray(vectors)[usable], np.asarray(speakers)[usable]
+    names, counts = np.unique(speakers, return_counts=True)
+    names = names[counts >= 2]
+    np.random.default_rng(seed).shuffle(names)
+    folds = min(folds, names.size // 2)
+    parts = []
+    for number in range(folds if folds >= 2 else 0):
+        out = np.isin(speakers, names[number::folds])
+        pairs = cohort_trials(speakers[out].tolist(), seed=seed)
+        parts.append(
+            _Fold(vectors[~out], speakers[~out].tolist(), vectors[out], *pairs)
+        )
+    return parts
+
+
+def cohort_trials(
+    speakers: Sequence[str], *, seed: int = 0, max_trials: int = MAX_TRIALS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of both sides of all pairs, and whether the speaker is the same."""
-    enroll, test = np.triu_indices(speakers.size, k=1)
-    _, codes = np.unique(speakers, return_inverse=True)
-    labels = codes[enroll] == codes[test]
-    chosen = []
-    for part in (np.flatnonzero(labels), np.flatnonzero(~labels)):
-        if part.size > MAX_TRIALS // 2:
-            part = generator.choice(part, MAX_TRIALS // 2, replace=False)
-        chosen.append(np.sort(part))
-    kept = np.concatenate(chosen)
-    return enroll[kept], test[kept], labels[kept]
+    """Pair the utterances of a cohort with each other.
+
+    Arguments
+    ---------
+    speakers : sequence of str
+        Who speaks, [num_utterances].
+    seed : int
+        Of the selection, where there are more pairs than wanted.
+    max_trials : int
+        At most half as many targets, and half as many non-targets, drawn without
+        replacement.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        Rows of both sides, int64, and whether they are of one speaker, bool,
+        [num_trials] each. No utterance meets itself, and no pair comes twice.
+
+    Example
+    -------
+    >>> enroll, test, labels = cohort_trials(["ann", "ann", "bob"])
+    >>> sorted(zip(enroll.tolist(), test.tolist(), labels.tolist()))
+    [(0, 1, True), (0, 2, False), (1, 2, False)]
+    """
+    generator = np.random.default_rng(seed)
+    _, codes = np.unique(np.asarray(speakers), return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+    first, second = [], []
+    for members in groups:
+        a, b = np.triu_indices(members.size, k=1)
+        first.append(members[a])
+        second.append(members[b])
+    targets = np.stack([np.concatenate(first), np.concatenate(second)])
+    if codes.size * (codes.size - 1) // 2 - targets.shape[1] <= 10 * max_trials:
+        pairs = np.stack(np.triu_indices(codes.size, k=1))
+        nontargets = pairs[:, codes[pairs[0]] != codes[pairs[1]]]
+    else:
+        # All pairs would not fit into memory; a random few hardly ever come twice.
+        drawn = np.sort(
+            generator.integers(codes.size, size=(2, 2 * max_trials)), axis=0
+        )
+        drawn = np.unique(drawn, axis=1)
+        nontargets = drawn[:, codes[drawn[0]] != codes[drawn[1]]]
+    kept = []
+    for pairs in (targets, nontargets):
+        if pairs.shape[1] > max_trials // 2:
+            chosen = generator.choice(pairs.shape[1], max_trials // 2, replace=False)
+            pairs = pairs[:, np.sort(chosen)]
+        kept.append(pairs)
+    enroll, test = np.concatenate(kept, axis=1)
+    return enroll, test, codes[enroll] == codes[test]
+
+
+def held_out_scores(
+    vectors: np.ndarray,
+    speakers: Sequence[str],
+    settings: BackendSettings,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score training speakers by backends that did not learn from them.
+
+    What `calibration.Calibration` learns from: scores of speakers whom the backend has
+    seen are better than those it will give to others.
+
+    Arguments
+    ---------
+    vectors, speakers, folds, seed
+        As in `choose_backend`.
+    settings : BackendSettings
+        The backend.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        Scores and labels of all folds, [num_trials] each.
+
+    Raises
+    ------
+    ValueError
+        If fewer than four speakers have two usable utterances, or a fold has too little
+        to learn from.
+    """
+    parts = _folds(vectors, speakers, folds, seed)
+    if not parts:
+        raise ValueError(
+            "scoring: two folds need four speakers with two usable utterances each"
+        )
+    scores, labels = [], []
+    for fold in parts:
+        scores.append(fold.score(Backend(settings)))
+        labels.append(fold.labels)
+    return np.concatenate(scores), np.concatenate(labels)

@@ -75,8 +75,9 @@ def now() -> str:
 
 
 def train_seconds(folder: Path) -> float | None:
-    """Seconds of training, summed over the epochs in the log."""
-    rows = read_train_log(folder / "train_log.txt")
+    """Seconds of training, summed over the epochs in the log; None without one."""
+    path = folder / "train_log.txt"
+    rows = read_train_log(path) if path.exists() else []
     seconds = [row["train seconds"] for row in rows if "train seconds" in row]
     return round(sum(seconds), 1) if seconds else None
 

@@ -67,5 +67,6 @@ def make_split(folder, *, train=12, test=6, each=6, room=0.5, noise=0.9, seed=0)
     same = labels | (speaker[enroll] % 2 == speaker[other] % 2)
     hard = Trials(labels[same], main.enroll[same], main.test[same], ids)
     write_trials(data / "trials" / "main.txt", main)
-    write_trials(data / "trials" / "hard.txt", hard)
+    if not hard.labels.all():
+        write_trials(data / "trials" / "hard.txt", hard)
     return exp, data

@@ -87,7 +87,7 @@ def figure_tables(
         ["minDCF, prior .05", small(figures["min_dcf_0.05"])],
         ["min Cllr, bits", small(figures["min_cllr"])],
     ]
-    if figures["cllr"] is not None or "cllr" in figures["not_measured"]:
+    if figures["cllr"] is not None:
         rows.append(["Cllr, bits", small(figures["cllr"])])
     notes = [f"{heading}: {why}" for heading, why in figures["not_measured"].items()]
     points = [("EER", figures["eer"], figures["eer"], figures["eer_threshold"])]

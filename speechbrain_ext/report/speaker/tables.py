@@ -15,6 +15,7 @@ from speechbrain_ext.report.speaker.details import (
 from speechbrain_ext.report.speaker.results import ALWAYS, chosen_system
 from speechbrain_ext.report.speaker.text import (
     CONFUSION_NOTE,
+    cohort_note,
     interval,
     missing_note,
     percent,
@@ -52,6 +53,7 @@ def speaker_page(results: dict[str, Any]) -> Page:
         trials_note(chosen_system(results)),
         f"Caveat: {conditions['caveat']}" if conditions.get("caveat") else None,
         missing_table(results),
+        cohort_note(results),
     ]
     details = [
         choice_table(results),

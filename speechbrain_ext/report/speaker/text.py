@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Utterances named in a sentence.
+_NAMED = 5
+
 CONFUSION_NOTE = (
     "Accepted and missed are at the threshold of the equal error rate, on all trials "
     "of the list. A pair that is nearly always accepted may be one person under two "
@@ -50,3 +53,15 @@ def trials_note(system: dict[str, Any]) -> str:
         for name, figures in system["lists"].items()
     ]
     return f"Trials: {'; '.join(counts)}."
+
+
+def cohort_note(results: dict[str, Any]) -> str:
+    """Name the training utterances that no backend could learn from."""
+    left_out = results["nan_trials"]["cohort"]
+    if not left_out:
+        return ""
+    return (
+        f"Left out of what the backends learned, since their embedding is not finite: "
+        f"{len(left_out)} cohort utterances ({', '.join(left_out[:_NAMED])}"
+        f"{', ...' if len(left_out) > _NAMED else ''})."
+    )

@@ -102,7 +102,9 @@ def markdown_table(table: Table) -> str:
         + "|",
     ]
     for cells, ours in zip(table.rows, table.ours, strict=True):
-        cells = [f"**{cell}**" if ours else cell for cell in map(escaped, cells)]
+        cells = [
+            f"**{cell}**" if ours and cell else cell for cell in map(escaped, cells)
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

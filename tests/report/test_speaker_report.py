@@ -47,7 +47,7 @@ def test_mean_and_spread_are_those_of_the_runs():
     eers = [0.04, 0.05, 0.06, 0.05]
     runs = [(f"run {n}", found) for n, found in enumerate(many(eers))]
     text = render_speaker_collection(runs)
-    assert "4 runs, 2 splits" in text
+    assert "Runs: 4; splits of the speakers: 2." in text
     # Standard deviation of [4, 5, 6, 5] with three degrees of freedom: sqrt(2 / 3).
     assert "| **chosen backend** | **5.00 ± 0.82** | **4.00, 6.00** |" in text
     assert "| raw cosine | 6.00 ± 0.82 |" in text

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from sklearn.metrics import roc_curve
 
 from speechbrain_ext.errors import UserError, WorkError
+from speechbrain_ext.report.collection import render_collection
 from speechbrain_ext.report.command import make_report
 from speechbrain_ext.report.page import render_markdown
 from speechbrain_ext.report.results import ResultsError, read_results
@@ -231,6 +232,14 @@ def test_a_copy_without_scores_has_its_digest(clean, tmp_path):
     path.write_text(json.dumps(results))
     with pytest.raises(ResultsError, match="edited"):
         read_results(path)
+
+
+def test_kept_results_make_one_page_of_all_runs(clean, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(clean[2]))
+    text = render_collection(tmp_path)
+    assert "Runs: 2; splits of the speakers: 1." in text
+    assert f"{100 * eers(clean[2])['cosine']:.2f} ± 0.00" in text
 
 
 def test_report_shows_every_system_with_its_interval(clean):

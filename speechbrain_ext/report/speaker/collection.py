@@ -87,7 +87,7 @@ def render_speaker_collection(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> 
     parts = [
         "# Results over splits and seeds",
         "Generated from `results.json` of each run; do not edit.",
-        f"{len(runs)} runs, {len(splits)} splits of the speakers.",
+        f"Runs: {len(runs)}; splits of the speakers: {len(splits)}.",
     ]
     for table in (_mean_table(figures.values()), _run_table(figures)):
         parts += [f"## {table.title}", markdown_table(table)]
@@ -266,12 +266,15 @@ def render_ablation(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _ablation_cells(row, first, system: str, lists: Sequence[str]) -> list[str]:
     runs = row["runs"]
+    compared = ("--", "reference")
+    if row is not first:
+        compared = _compare(runs, first["runs"], system)
     seconds = [run["train_seconds"] for run in runs if run["train_seconds"] is not None]
     return [
         row["change"],
         str(len(runs)),
         *(_mean_and_spread(_rates(runs, system, name)) for name in lists),
-        *(("", "") if row is first else _compare(runs, first["runs"], system)),
+        *compared,
         plain(round(statistics.mean(seconds))) if seconds else "--",
         row.get("note", ""),
     ]

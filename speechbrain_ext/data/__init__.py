@@ -2,3 +2,7 @@
 
 Nothing here imports torch: preparing a corpus starts in a fraction of a second.
 """
+
+from speechbrain_ext.data.augment import Augment
+
+__all__ = ["Augment"]

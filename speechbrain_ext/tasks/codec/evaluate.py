@@ -27,7 +27,6 @@ from speechbrain_ext.report.results import write_results
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
 from speechbrain_ext.tasks.codec.rates import quantizers_of
-from speechbrain_ext.tasks.codec.train import manifest_at
 from speechbrain_ext.tasks.conditions import (
     health,
     model_conditions,
@@ -37,6 +36,7 @@ from speechbrain_ext.tasks.conditions import (
     utterances_left_out,
 )
 from speechbrain_ext.tasks.experiment import check_device
+from speechbrain_ext.tasks.settings import manifest_at
 
 
 def evaluate(

@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "speechbrain_ext.report.command:report",
         "RESULTS.md, plots and page of an experiment",
     ),
+    "score": (
+        "speechbrain_ext.report.speaker.score_file:score",
+        "EER, minDCF, Cllr and thresholds of any score file",
+    ),
     "export": (
         "speechbrain_ext.sharing.command:export",
         "a trained speaker encoder as ONNX",

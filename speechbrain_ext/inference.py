@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from speechbrain_ext.data.audio import AudioError
+from speechbrain_ext.data.recording import load_recording, usable_samples
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.tasks.speaker.decision import Decision, Threshold
-from speechbrain_ext.tasks.speaker.recording import load_recording, usable_samples
 
 if TYPE_CHECKING:
     from speechbrain_ext.tasks.speaker.embedder import Embedder

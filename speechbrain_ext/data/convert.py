@@ -18,14 +18,10 @@ from typing import Protocol, TextIO
 import numpy as np
 import soundfile
 
-from speechbrain_ext.data.audio import AudioError, load_audio, resample, save_audio
-from speechbrain_ext.data.check import (
-    find_label_fault,
-    find_sample_fault,
-    undecodable,
-)
+from speechbrain_ext.data.audio import AudioError, save_audio
 from speechbrain_ext.data.corpora import Item
 from speechbrain_ext.data.progress import progress_bar
+from speechbrain_ext.data.recording import load_recording
 from speechbrain_ext.files import sha256_file
 
 # Raise it when the same source would give other samples than before.
@@ -106,22 +102,10 @@ def convert(
     str or None
         A reason to reject it, or None.
     """
-    reason = find_label_fault(item.path)
-    if reason is None:
-        try:
-            wav, source_rate = load_audio(item.path)
-        except AudioError as error:
-            reason = undecodable(error)
-        else:
-            reason = find_sample_fault(wav, source_rate)
-            if reason is None and source_rate != sample_rate:
-                wav = resample(wav, source_rate, sample_rate)
-                # A tone above the new band is silence in it.
-                reason = find_sample_fault(wav, sample_rate)
-            if reason is None and trim is not None:
-                wav, reason = trim(wav, sample_rate)
-    if reason is not None:
-        return 0, "", reason
+    try:
+        wav = load_recording(item.path, sample_rate, trim)
+    except AudioError as error:
+        return 0, "", error.reason
     if not (link and trim is None and _link(item.path, target, sample_rate)):
         save_audio(target, wav, sample_rate)
     return len(wav), sha256_file(target), None

@@ -128,6 +128,7 @@ def embed_recordings(
     from speechbrain_ext.data.audio import AudioError
     from speechbrain_ext.data.check import Rejected, write_rejected
     from speechbrain_ext.data.progress import progress_bar
+    from speechbrain_ext.data.recording import load_recording
     from speechbrain_ext.data.vad import open_detector
     from speechbrain_ext.files import sha256_file
     from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
@@ -136,7 +137,6 @@ def embed_recordings(
         load_embedder,
         stamp_of,
     )
-    from speechbrain_ext.tasks.speaker.recording import load_recording
     from speechbrain_ext.tasks.speaker.shards import Shards
 
     output = Path(output)

@@ -1,4 +1,4 @@
-"""Any audio file to what a speaker encoder takes, or the reason why not."""
+"""Any audio file to samples that can be used, or the reason why not."""
 
 from __future__ import annotations
 

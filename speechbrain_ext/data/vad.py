@@ -52,8 +52,8 @@ class SpeechDetector:
     """Finds speech, and cuts away what lies before and behind it.
 
     An object is a ``trim`` for `speechbrain_ext.data.convert.convert_all`; threads may
-    share it. On one machine the same samples give the same bounds, in any order. Loading
-    it sets torch to one thread (silero-vad does so when it is imported).
+    share it. On one machine the same samples give the same bounds, in any order.
+    Loading it sets torch to one thread (silero-vad does so when it is imported).
 
     Arguments
     ---------

@@ -48,6 +48,8 @@ def hiss(seconds, seed=0):
 def test_speech_is_found_where_it_was_put(detector, speech):
     wav = np.concatenate([hiss(1.0), speech[0], hiss(1.5, 1)])
     start, end, seconds = detector.speech_bounds(wav, RATE)
+    assert isinstance(start, int)
+    assert isinstance(end, int)
     assert start / RATE == pytest.approx(1.0, abs=0.15)
     assert (end - len(speech[0])) / RATE == pytest.approx(1.0, abs=0.2)
     assert 0.6 * len(speech[0]) < seconds * RATE <= end - start
@@ -79,7 +81,8 @@ def test_the_margin_moves_the_ends_and_nothing_else(detector, speech):
     wav = np.concatenate([hiss(1), speech[0], hiss(1)])
     bare = SpeechDetector(margin_ms=0).speech_bounds(wav, RATE)
     wide = SpeechDetector(margin_ms=100).speech_bounds(wav, RATE)
-    assert wide == Bounds(bare.start - 1600, bare.end + 1600, bare.speech_seconds)
+    assert wide[:2] == (bare.start - 1600, bare.end + 1600)
+    assert wide.speech_seconds >= bare.speech_seconds + 0.2
     whole = SpeechDetector(margin_ms=5000).speech_bounds(wav, RATE)
     assert whole[:2] == (0, len(wav))
 

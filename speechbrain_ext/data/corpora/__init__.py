@@ -3,8 +3,9 @@
 A corpus is a class with two methods (`Corpus`): ``fetch`` brings the audio onto this
 machine (stage *data*), ``items`` lists it with speaker, text and published role
 (stage *prepare*). Corpora for speaker verification may have two windows more:
-``speakers`` and ``trial_lists``, see `speakers_of` and `trial_lists_of`. Decoding, checking, splitting and writing are the same for
-all of them and live in `speechbrain_ext.data.prepare`.
+``speakers`` and ``trial_lists``, see `speakers_of` and `trial_lists_of`. Decoding,
+checking, splitting and writing are the same for all of them and live in
+`speechbrain_ext.data.prepare`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from speechbrain_ext.errors import UserError
 #: name -> ("module:class", one line of help)
 CORPORA: dict[str, tuple[str, str]] = {
     "espeak": ("espeak:EspeakCorpus", "synthetic voices, embedded, needs no download"),
+    "espeak_voices": ("espeak_voices:EspeakVoices", "synthetic speakers, embedded"),
     "festival": ("festival:FestivalCorpus", "a human voice's diphones, from Debian"),
     "openslr66": ("openslr66:OpenSLR66Corpus", "crowd-sourced Telugu, OpenSLR SLR66"),
     "commonvoice": (

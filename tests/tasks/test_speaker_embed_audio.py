@@ -13,15 +13,10 @@ from speechbrain_ext.tasks.speaker.embedder import Embedder
 from tests.tasks import toy_speakers
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _each_encoder_is_loaded_once():
-    with toy_speakers.loaded_once():
-        yield
-
-
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory):
-    return toy_speakers.experiment(tmp_path_factory.mktemp("exp"))
+    with toy_speakers.loaded_once():
+        yield toy_speakers.experiment(tmp_path_factory.mktemp("exp"))
 
 
 @pytest.fixture

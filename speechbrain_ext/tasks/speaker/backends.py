@@ -12,6 +12,8 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.scoring.backend import (
     Backend,
     BackendSettings,
+)
+from speechbrain_ext.scoring.choice import (
     Choice,
     choose_backend,
     held_out_scores,

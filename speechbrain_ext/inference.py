@@ -47,11 +47,8 @@ class SpeakerVerifier:
     trim : Callable or None
         Applied to every recording; see `load_recording`.
 
-    Example
-    -------
-    >>> verifier = SpeakerVerifier.from_hparams("exp/ecapa_mini")  # doctest: +SKIP
-    >>> verifier.verify_files("a.wav", "b.ogg").decision  # doctest: +SKIP
-    True
+    ``SpeakerVerifier.from_hparams("exp/ecapa_mini").verify_files("a.wav", "b.ogg")``
+    is all that is needed to use it.
     """
 
     def __init__(self, embedder: Embedder, decision: Decision | None = None, trim=None):

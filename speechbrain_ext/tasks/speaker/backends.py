@@ -13,12 +13,12 @@ from speechbrain_ext.scoring.backend import (
     Backend,
     BackendSettings,
 )
+from speechbrain_ext.scoring.calibration import Calibration
 from speechbrain_ext.scoring.choice import (
     Choice,
     choose_backend,
     held_out_scores,
 )
-from speechbrain_ext.scoring.calibration import Calibration
 from speechbrain_ext.scoring.embeddings import EmbeddingSet
 from speechbrain_ext.scoring.norm import cosine_scores, unit_vectors
 

@@ -11,13 +11,11 @@ from speechbrain_ext.data.speakers.prepare import (
 )
 from speechbrain_ext.data.speakers.proof import find_leaks
 from speechbrain_ext.data.speakers.split import Person, split_speakers, split_valid
-from speechbrain_ext.data.speakers.trials import TrialList
 
 __all__ = [
     "Person",
     "SpeakerSettings",
     "SpeakerSummary",
-    "TrialList",
     "find_leaks",
     "prepare_speakers",
     "split_speakers",

@@ -21,6 +21,7 @@ from speechbrain_ext.errors import UserError
 #: name -> ("module:class", one line of help)
 CORPORA: dict[str, tuple[str, str]] = {
     "espeak": ("espeak:EspeakCorpus", "synthetic voices, embedded, needs no download"),
+    "espeak_voices": ("espeak_voices:EspeakVoices", "synthetic speakers, embedded"),
     "festival": ("festival:FestivalCorpus", "a human voice's diphones, from Debian"),
     "openslr66": ("openslr66:OpenSLR66Corpus", "crowd-sourced Telugu, OpenSLR SLR66"),
     "commonvoice": (

@@ -257,15 +257,16 @@ def test_a_poisoned_corpus_gives_the_same_bytes_for_the_sound_files(crowd, tmp_p
 
 def test_what_the_corpus_knows_is_kept_and_told(crowd, tmp_path):
     known = {
-        "s0": Speaker("s0", may_test=False, note="two voices"),
         "s2": Speaker("s2", same_side="pair"),
         "s4": Speaker("s4", same_side="pair"),
+        "s6": Speaker("s6", same_side="s0"),
+        "s0": Speaker("s0", may_test=False, same_side="s0", note="two voices"),
     }
     for seed in range(1, 5):
         settings = replace(SMALL, split_seed=seed, num_test=4)
         summary, _ = run(crowd, tmp_path / "data", settings, known=known)
         test = set(summary.speakers["test"])
-        assert not test & {"s0", "s8"}
+        assert not test & {"s0", "s6", "s8"}
         assert len(test & {"s2", "s4"}) in (0, 2)
         trials = read_trials(summary.split_folder / "trials/main.txt")
         names = {
@@ -277,6 +278,8 @@ def test_what_the_corpus_knows_is_kept_and_told(crowd, tmp_path):
     remarks = {row.split("\t")[0]: row.split("\t")[-2:] for row in rows}
     assert remarks["s0"] == ["train", "two voices"]
     assert remarks["s2"] == ["train or test", "stays with pair"]
+    assert remarks["s6"][0] == "train"
+    assert remarks["s6"][1].startswith("maybe the same as s0, who may not be tested")
     assert remarks["s8"][0] == "train"
     assert "at least 3 are needed for the test" in remarks["s8"][1]
 

@@ -4,6 +4,7 @@
 nobody, test segments, and the lists of trials.
 """
 
+from speechbrain_ext.data.speakers.folder import SplitSettings
 from speechbrain_ext.data.speakers.prepare import (
     SpeakerSettings,
     SpeakerSummary,
@@ -16,6 +17,7 @@ __all__ = [
     "Person",
     "SpeakerSettings",
     "SpeakerSummary",
+    "SplitSettings",
     "find_leaks",
     "prepare_speakers",
     "split_speakers",

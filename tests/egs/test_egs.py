@@ -158,8 +158,8 @@ def test_voxceleb_mini_help_lists_stages_and_options(voxceleb):
         assert f"  {number}  {name}" in out
     for option in (
         "stage stop_stage force dry_run recipe preset tag corpus data_folder "
-        "split_seed num_test num_train max_rejected vad noise_folder rir_folder init_from "
-        "backend nan_trials max_nan_trials"
+        "split_seed num_test num_train max_rejected vad noise_folder rir_folder "
+        "init_from backend nan_trials max_nan_trials"
     ).split():
         assert f"  --{option}" in out
 

@@ -3,8 +3,9 @@
 A corpus is a class with two methods (`Corpus`): ``fetch`` brings the audio onto this
 machine (stage *data*), ``items`` lists it with speaker, text and published role
 (stage *prepare*). Corpora for speaker verification may have two windows more:
-``speakers`` and ``trial_lists``, see `speakers_of` and `trial_lists_of`. Decoding, checking, splitting and writing are the same for
-all of them and live in `speechbrain_ext.data.prepare`.
+``speakers`` and ``trial_lists``, see `speakers_of` and `trial_lists_of`. Decoding,
+checking, splitting and writing are the same for all of them and live in
+`speechbrain_ext.data.prepare`.
 """
 
 from __future__ import annotations

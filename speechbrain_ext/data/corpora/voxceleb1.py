@@ -55,7 +55,7 @@ class VoxCeleb1Corpus:
         Of the draw; another seed gives other train speakers, never other test ones.
     max_files_per_speaker : int
         Of a train speaker, drawn by a hash of their names; 0 takes all. Of a test
-        speaker exactly what the main trial list names.
+        speaker exactly what the trial lists name.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class VoxCeleb1Corpus:
     def items(self, raw: Path, data_folder: Path | None) -> Iterator[Item]:
         """List train speakers (role ``train``), then test speakers (``test``).
 
-        What the main trial list names and is not there carries a fault.
+        What a trial list names and is not there carries a fault.
         """
         folders = self._speaker_folders(data_folder)
         test = self._test_speakers(data_folder)
@@ -97,16 +97,15 @@ class VoxCeleb1Corpus:
         for spk_id in self._draw_speakers(folders.keys() - test):
             for utt_id, path in self._draw_files(_recordings(folders[spk_id], spk_id)):
                 yield Item(utt_id, path, spk_id, role="train", source=meta.get(spk_id))
-        lists = self._lists(data_folder)
-        wanted = _keys_of(lists["main"]) if "main" in lists else None
+        wanted = self._wanted(data_folder, test)
         for spk_id in sorted(test):
             there = dict(_recordings(folders.get(spk_id, []), spk_id))
-            named = there if wanted is None else wanted.get(spk_id, ())
-            for utt_id in sorted(named):
+            named = wanted.get(spk_id, {}) if wanted else dict.fromkeys(there)
+            for utt_id, by in sorted(named.items()):
                 fault, path = None, there.get(utt_id)
                 if path is None:
                     path = Path(data_folder, *_parts(utt_id))
-                    fault = f"missing: named by {lists['main'].name} but not there"
+                    fault = f"missing: named by {by} but not there"
                 source = meta.get(spk_id)
                 yield Item(utt_id, path, spk_id, None, "test", fault, source)
 
@@ -134,11 +133,7 @@ class VoxCeleb1Corpus:
         test = self._test_speakers(data_folder)
         written = {}
         for name, path in self._lists(data_folder).items():
-            kept = [
-                (label, *pair)
-                for label, *pair in _read_trials(path)
-                if all(_parts(utt_id)[0] in test for utt_id in pair)
-            ]
+            kept = list(_read_trials(path, test))
             if {label for label, *_ in kept} == {"0", "1"}:
                 written[name] = raw / "trials" / f"{name}.txt"
                 lines = [" ".join(trial) + "\n" for trial in kept]
@@ -171,7 +166,19 @@ class VoxCeleb1Corpus:
 
     def _test_speakers(self, data_folder: Path) -> set[str]:
         lists = self._lists(data_folder)
-        return set(_keys_of(lists["main"])) if "main" in lists else set(OFFICIAL_TEST)
+        if "main" not in lists:
+            return set(OFFICIAL_TEST)
+        trials = _read_trials(lists["main"])
+        return {_parts(utt_id)[0] for _, *pair in trials for utt_id in pair}
+
+    def _wanted(self, data_folder: Path, test: set[str]) -> dict[str, dict[str, str]]:
+        """Return spk_id -> utt_id -> name of the first list that holds it."""
+        wanted: dict[str, dict[str, str]] = defaultdict(dict)
+        for path in self._lists(data_folder).values():
+            for _, *pair in _read_trials(path, test):
+                for utt_id in pair:
+                    wanted[_parts(utt_id)[0]].setdefault(utt_id, path.name)
+        return dict(wanted)
 
     def _meta(self, data_folder: Path) -> dict[str, str]:
         """Return spk_id -> gender and nationality, ``m-Ireland``."""
@@ -264,12 +271,18 @@ def _find_file(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _read_trials(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield label and two utt_ids of an official list."""
+def _read_trials(
+    path: Path, among: set[str] | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Yield label and two utt_ids of an official list, of these speakers only."""
     faults = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         cells = line.split()
         if not cells:
+            continue
+        if among is not None and any(
+            cell.partition("/")[0] not in among for cell in cells[1:]
+        ):
             continue
         keys = [_KEY.fullmatch(cell) for cell in cells[1:]]
         if len(keys) != 2 or not all(keys) or cells[0] not in ("0", "1"):
@@ -288,15 +301,6 @@ def _read_trials(path: Path) -> Iterator[tuple[str, str, str]]:
                 ]
             )
         )
-
-
-def _keys_of(path: Path) -> dict[str, set[str]]:
-    """Return the utt_ids of each speaker of a list."""
-    keys = defaultdict(set)
-    for _, *pair in _read_trials(path):
-        for utt_id in pair:
-            keys[_parts(utt_id)[0]].add(utt_id)
-    return dict(keys)
 
 
 def _rank(text: str) -> str:

@@ -219,9 +219,21 @@ def crop_loader(
         ([batch, crop_samples]).
     """
     crops = CropSampler(utterances, crop_samples, crops_per_epoch, seed)
-    return CropLoader(
+    return loader_of(
         CropDataset(utterances, crop_samples),
-        sampler=EpochCrops(crops, rank, world_size),
+        EpochCrops(crops, rank, world_size),
+        batch_size,
+        num_workers,
+    )
+
+
+def loader_of(
+    dataset: CropDataset, sampler: EpochCrops, batch_size: int, num_workers: int
+) -> CropLoader:
+    """Batches of the items that a sampler names; an incomplete last one is left out."""
+    return CropLoader(
+        dataset,
+        sampler=sampler,
         batch_size=batch_size,
         drop_last=True,
         collate_fn=PaddedBatch,

@@ -19,9 +19,16 @@ from speechbrain_ext.data.manifest import Utterance
 from speechbrain_ext.errors import WorkError
 
 
-def _digest(*key: object) -> bytes:
+def digest(*key: object) -> bytes:
+    """Hash a key to 32 bytes, the same in every process."""
     # repr keeps ("a", 1) and ("a1",) apart. Python's own hash() is salted per process.
     return hashlib.sha256(repr(key).encode()).digest()
+
+
+def fraction(*key: object) -> float:
+    """Hash a key to a number in [0, 1); different keys are independent draws."""
+    # 53 bits: with more, the largest would round to 1.
+    return (int.from_bytes(digest(*key)[:8], "big") >> 11) / 2**53
 
 
 def generator_for(
@@ -51,7 +58,7 @@ def generator_for(
     >>> a == generator_for(1, 0, "utt").random() != generator_for(1, 1, "utt").random()
     True
     """
-    key = _digest(int(seed), int(epoch), str(utt_id), purpose)
+    key = digest(int(seed), int(epoch), str(utt_id), purpose)
     return np.random.Generator(np.random.PCG64(int.from_bytes(key, "big")))
 
 
@@ -103,16 +110,17 @@ class CropSampler:
         seed: int,
     ):
         if not utterances:
-            raise ValueError("CropSampler: there are no utterances")
+            raise ValueError(f"{type(self).__name__}: there are no utterances")
         if crop_samples <= 0 or crops_per_epoch <= 0:
             raise ValueError(
-                "CropSampler: crop_samples and crops_per_epoch must be positive, "
-                f"got {crop_samples} and {crops_per_epoch}"
+                f"{type(self).__name__}: crop_samples and crops_per_epoch must be "
+                f"positive, got {crop_samples} and {crops_per_epoch}"
             )
         rates = {utterance.sample_rate for utterance in utterances.values()}
         if len(rates) > 1:
             raise ValueError(
-                f"CropSampler: one sample rate expected, got {sorted(rates)} Hz"
+                f"{type(self).__name__}: one sample rate expected, got "
+                f"{sorted(rates)} Hz"
             )
         self.crop_samples = crop_samples
         self.crops_per_epoch = crops_per_epoch
@@ -169,8 +177,8 @@ class CropSampler:
         left = {u: n for u, n in self.num_samples.items() if u not in without}
         if not left:
             raise WorkError(
-                f"CropSampler: all {len(self.num_samples)} utterances of the train "
-                "manifest are in quarantine; nothing is left to train on.\n"
+                f"{type(self).__name__}: all {len(self.num_samples)} utterances of the "
+                "train manifest are in quarantine; nothing is left to train on.\n"
                 "  Next: see the reasons in quarantine.json beside debug_nan, mend the "
                 "files and take them back: --nan_guard.keep_quarantined=true"
             )
@@ -179,7 +187,7 @@ class CropSampler:
     def _arrivals(self, utt_id: str, length: int, horizon: float, epoch: int):
         last_start = max(length - self.crop_samples, 0)
         for k in range(math.ceil(length * horizon)):
-            key = _digest(int(self.seed), int(epoch), utt_id, "crop", k)
+            key = digest(int(self.seed), int(epoch), utt_id, "crop", k)
             place = int.from_bytes(key[:8], "big") / 2**64
             start = int.from_bytes(key[8:16], "big") % (last_start + 1)
             yield (k + place) / length, utt_id, start

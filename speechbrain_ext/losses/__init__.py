@@ -1,5 +1,6 @@
 """Losses that stay finite, in float32 whatever autocast surrounds them."""
 
+from speechbrain_ext.losses.aam import AAMSoftmax
 from speechbrain_ext.losses.mel import MultiResolutionMelLoss
 from speechbrain_ext.losses.stft import MultiResolutionSTFTLoss, log_magnitude
 from speechbrain_ext.losses.waveform import (
@@ -11,6 +12,7 @@ from speechbrain_ext.losses.waveform import (
 )
 
 __all__ = [
+    "AAMSoftmax",
     "MultiResolutionMelLoss",
     "MultiResolutionSTFTLoss",
     "ReconstructionLoss",

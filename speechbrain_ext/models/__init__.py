@@ -1,7 +1,8 @@
-"""Codec models."""
+"""Codecs and speaker encoders."""
 
 from speechbrain_ext.models.codec import CodecResult
 from speechbrain_ext.models.seanet_codec import SEANetCodec
+from speechbrain_ext.models.speaker import SpeakerEncoder
 from speechbrain_ext.models.transform_codec import TransformCodec
 
-__all__ = ["CodecResult", "SEANetCodec", "TransformCodec"]
+__all__ = ["CodecResult", "SEANetCodec", "SpeakerEncoder", "TransformCodec"]

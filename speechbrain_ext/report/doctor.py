@@ -26,6 +26,10 @@ MAX_REJECTED_FILES = 0.2
 #: How much lower a valid SNR may be that is said to hold.
 SNR_SLACK_DB = 0.1
 
+#: An error rate of 50 % is a coin's; half of the way to it is no speaker encoder.
+MAX_VALID_EER = 0.25
+
+_SPEAKER_TASK = re.compile(r"^task: *\S*\.speaker *$", re.MULTILINE)
 _STFT_WARNING = re.compile(r"window was not provided|ComplexHalf", re.IGNORECASE)
 
 
@@ -81,13 +85,11 @@ def examine(experiment: str | Path) -> list[Finding]:
     log = folder / "train_log.txt"
     rows = read_train_log(log) if log.exists() else []
     rows = [row for row in rows if row["epoch"] > 0]  # 0: before any step
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
     checks: list[Callable[[Path, list[dict]], Finding]] = [
         _epoch_completed,
         _losses_finite,
-        _snr_finite,
-        _vq_small,
-        _losses_fall,
-        _codes_used,
+        *(_OF_SPEAKERS if _SPEAKER_TASK.search(text) else _OF_CODECS),
         _no_stft_warnings,
         _batches_accepted,
         _files_accepted,
@@ -170,6 +172,43 @@ def _codes_used(folder, rows) -> Finding:
     )
 
 
+def _eer_finite(folder, rows) -> Finding:
+    values = [row["valid eer"] for row in rows if "valid eer" in row]
+    if not values:
+        return Finding(None, "valid EER is finite")
+    finite = [value for value in values if math.isfinite(value)]
+    best = min(finite, default=math.nan)
+    return Finding(
+        len(finite) == len(values),
+        f"valid EER is finite, best {best:.1%}",
+        "look whether valid.json has two utterances of two speakers, then at "
+        f"{folder / 'log.txt'}",
+    )
+
+
+def _eer_low(folder, rows) -> Finding:
+    values = [row["valid eer"] for row in rows if "valid eer" in row]
+    if len(values) < 2 or not math.isfinite(values[-1]):
+        return Finding(None, f"valid EER below {MAX_VALID_EER:.0%} (needs two epochs)")
+    return Finding(
+        values[-1] < MAX_VALID_EER,
+        f"valid EER {values[-1]:.1%}, below {MAX_VALID_EER:.0%}",
+        "./run.sh --stage train --tag mild --preset low_scale",
+    )
+
+
+def _speakers_learned(folder, rows) -> Finding:
+    """Hold accuracy against its start: the loss grows with the margin's ramp."""
+    found = [row["train accuracy"] for row in rows if "train accuracy" in row]
+    if len(found) < 2:
+        return Finding(None, "train accuracy rises (needs two epochs)")
+    return Finding(
+        found[-1] > found[0] or found[-1] > 0.99,
+        f"train accuracy rises: {found[0]:.1%} -> {found[-1]:.1%}",
+        "./run.sh --stage train --tag slow --preset low_lr",
+    )
+
+
 def _no_stft_warnings(folder, rows) -> Finding:
     log = folder / "log.txt"
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
@@ -194,11 +233,16 @@ def _batches_accepted(folder, rows) -> Finding:
 
 
 def _files_accepted(folder, rows) -> Finding:
-    listed = _data_folder(folder) / "rejected.tsv"
-    if not listed.exists():
+    data = _data_folder(folder)
+    # The manifests of a split lie below the folder of the corpus.
+    places = [place / "rejected.tsv" for place in (data, data.parent)]
+    listed = next((place for place in places if place.exists()), None)
+    if listed is None:
         return Finding(None, "files rejected in preparation: not listed")
     rejected = max(0, len(listed.read_text(encoding="utf-8").splitlines()) - 1)
-    manifests = [listed.parent / f"{role}.json" for role in ("train", "valid", "test")]
+    manifests = [listed.parent / "utterances.json"]
+    if not manifests[0].exists():
+        manifests = [data / f"{role}.json" for role in ("train", "valid", "test")]
     kept = sum(
         len(json.loads(manifest.read_text(encoding="utf-8")))
         for manifest in manifests
@@ -228,6 +272,10 @@ def _checkpoint_there(folder, rows) -> Finding:
     # After the first of several epochs there may be none yet.
     passed = None if not found and len(rows) == 1 else bool(found)
     return Finding(passed, f"checkpoints: {found}", "./run.sh --stage train")
+
+
+_OF_CODECS = (_snr_finite, _vq_small, _losses_fall, _codes_used)
+_OF_SPEAKERS = (_eer_finite, _eer_low, _speakers_learned)
 
 
 def render(findings: list[Finding]) -> str:

@@ -1,14 +1,9 @@
-"""What is done to embeddings before and after the cosine, and how that is chosen.
-
-The choice is made on folds of training speakers: what is learned is learned on the
-others, and the held-out ones make the trials. Test speakers never enter.
-"""
+"""What is done to embeddings before and after the cosine."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -19,10 +14,6 @@ from speechbrain_ext.scoring.norm import (
     speaker_means,
     unit_vectors,
 )
-from speechbrain_ext.scoring.ranking import RankedScores
-
-#: Trials of one fold: more don't tell more, since speakers are few.
-MAX_TRIALS = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +52,6 @@ class BackendSettings:
 
 
 RAW_COSINE = BackendSettings()
-CANDIDATES = (
-    RAW_COSINE,
-    BackendSettings(center=True),
-    *(BackendSettings(wccn=shrinkage) for shrinkage in (0.1, 0.3, 1.0, 3.0)),
-    *(BackendSettings(as_norm=top) for top in (10, 20, 30)),
-    *(BackendSettings(wccn=1.0, as_norm=top) for top in (10, 20, 30)),
-)
 
 
 class Backend:
@@ -164,160 +148,3 @@ class Backend:
         if self._as_norm is None:
             return scores
         return self._as_norm.normalise(scores, vectors, enroll, test)
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """Which backend was chosen, and the figures of all candidates.
-
-    ``table`` has one row for each candidate: ``name``, the settings, ``chosen``,
-    ``eer``, ``min_dcf_0.05`` and ``min_cllr`` (means over the folds), ``fold_eers``; or
-    ``error``, why it could not be learned, and None for the figures. ``reason`` says in
-    words why the chosen one was.
-    """
-
-    settings: BackendSettings
-    table: list[dict]
-    reason: str
-
-
-def choose_backend(
-    vectors: np.ndarray,
-    speakers: Sequence[str],
-    candidates: Sequence[BackendSettings] = CANDIDATES,
-    *,
-    folds: int = 5,
-    seed: int = 0,
-    criterion: Literal["eer", "min_dcf_0.05", "min_cllr"] = "eer",
-) -> Choice:
-    """Choose a backend on folds of training speakers.
-
-    Each speaker is held out once. The held-out speakers' utterances, all pairs of them,
-    are the trials; a backend is learned on the other speakers. The mean over the folds
-    decides; another candidate must be better than the raw cosine, or the cosine stays.
-
-    Arguments
-    ---------
-    vectors : np.ndarray
-        Embeddings of training speakers, [num_utterances, dim].
-    speakers : sequence of str
-        Who speaks, [num_utterances].
-    candidates : sequence of BackendSettings
-        What to choose from; the raw cosine is always among them. Of equals the first
-        wins.
-    folds : int
-        Parts (>= 2); fewer, if there are not two speakers with two utterances for each.
-    seed : int
-        Of the order in which speakers are dealt to folds.
-    criterion : {"eer", "min_dcf_0.05", "min_cllr"}
-        What decides.
-
-    Returns
-    -------
-    Choice
-        The raw cosine with an empty table and the reason, if fewer than four speakers
-        have two usable utterances.
-
-    Raises
-    ------
-    ValueError
-        If there are not as many speakers as vectors, or ``folds`` is below 2.
-    """
-    if folds < 2 or criterion not in ("eer", "min_dcf_0.05", "min_cllr"):
-        raise ValueError(
-            "scoring: folds must be at least 2 and criterion eer, min_dcf_0.05 or "
-            f"min_cllr, got {folds} and {criterion!r}"
-        )
-    candidates = list(dict.fromkeys([RAW_COSINE, *candidates]))
-    # Trials with NaN would tell the network's faults, not the backend's.
-    usable = ~np.isnan(unit_vectors(vectors)).any(axis=1)
-    if len(speakers) != len(usable):
-        raise ValueError(
-            f"scoring: {len(usable)} vectors need as many speakers, got {len(speakers)}"
-        )
-    vectors, speakers = np.asarray(vectors)[usable], np.asarray(speakers)[usable]
-    names, counts = np.unique(speakers, return_counts=True)
-    names = names[counts >= 2]
-    folds = min(folds, names.size // 2)
-    if folds < 2:
-        return Choice(
-            RAW_COSINE,
-            [],
-            f"only {names.size} training speakers have two usable utterances, and two "
-            "folds need four: the raw cosine stays",
-        )
-    generator = np.random.default_rng(seed)
-    generator.shuffle(names)
-    rows = [_row(settings) for settings in candidates]
-    for held_out in (names[fold::folds] for fold in range(folds)):
-        is_held_out = np.isin(speakers, held_out)
-        trials = _all_pairs(speakers[is_held_out], generator)
-        for settings, row in zip(candidates, rows, strict=True):
-            _measure(
-                row,
-                Backend(settings),
-                (vectors[~is_held_out], speakers[~is_held_out].tolist()),
-                (vectors[is_held_out], *trials),
-            )
-    for row in rows:
-        measured = row.pop("folds")
-        row["fold_eers"] = [fold["eer"] for fold in measured]
-        if row["error"] is None:
-            for key in ("eer", "min_dcf_0.05", "min_cllr"):
-                row[key] = float(np.mean([fold[key] for fold in measured]))
-    # The sort is stable and the raw cosine the first, so it wins whatever is equal.
-    learned = [row for row in rows if row["error"] is None]
-    best = min(learned, key=lambda row: row[criterion])
-    best["chosen"] = True
-    raw = rows[0]
-    reason = (
-        f"mean {criterion} over {folds} folds of {names.size} training speakers: "
-        f"{best['name']} {best[criterion]:.5f}, raw cosine {raw[criterion]:.5f}"
-    )
-    return Choice(candidates[rows.index(best)], rows, reason)
-
-
-def _row(settings: BackendSettings) -> dict:
-    return {
-        "name": settings.name,
-        **dataclasses.asdict(settings),
-        "chosen": False,
-        "eer": None,
-        "min_dcf_0.05": None,
-        "min_cllr": None,
-        "error": None,
-        "folds": [],
-    }
-
-
-def _measure(row: dict, backend: Backend, training: tuple, trials: tuple) -> None:
-    vectors, enroll, test, labels = trials
-    try:
-        scores = backend.fit(*training).score(vectors, enroll, test)
-        ranked = RankedScores(scores, labels, nan="raise")
-    except ValueError as error:  # too few speakers for this candidate
-        row["error"] = row["error"] or str(error)
-        return
-    row["folds"].append(
-        {
-            "eer": ranked.equal_error_rate()[0],
-            "min_dcf_0.05": ranked.min_dcf(p_target=0.05)[0],
-            "min_cllr": ranked.min_cllr(),
-        }
-    )
-
-
-def _all_pairs(
-    speakers: np.ndarray, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of both sides of all pairs, and whether the speaker is the same."""
-    enroll, test = np.triu_indices(speakers.size, k=1)
-    _, codes = np.unique(speakers, return_inverse=True)
-    labels = codes[enroll] == codes[test]
-    chosen = []
-    for part in (np.flatnonzero(labels), np.flatnonzero(~labels)):
-        if part.size > MAX_TRIALS // 2:
-            part = generator.choice(part, MAX_TRIALS // 2, replace=False)
-        chosen.append(np.sort(part))
-    kept = np.concatenate(chosen)
-    return enroll[kept], test[kept], labels[kept]

@@ -43,8 +43,7 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     vectors = np.asarray(vectors, dtype=np.float64)
     if vectors.ndim != 2:
         raise ValueError(
-            "scoring: vectors must be [num_utterances, dim], got "
-            f"{list(vectors.shape)}"
+            f"scoring: vectors must be [num_utterances, dim], got {list(vectors.shape)}"
         )
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
     usable = np.isfinite(largest) & (largest > 0)
@@ -56,7 +55,7 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
 
 
 def cosine_scores(
-    vectors: np.ndarray, enroll: np.ndarray, test: np.ndarray, *, chunk: int = 4096
+    vectors: np.ndarray, enroll: np.ndarray, test: np.ndarray, *, chunk: int = 2048
 ) -> np.ndarray:
     """Cosine of the angle between the embeddings of each trial.
 
@@ -156,9 +155,9 @@ def _by_speaker(
 
 
 def _sums(units: np.ndarray, codes: np.ndarray, num_speakers: int) -> np.ndarray:
-    sums = np.zeros((num_speakers, units.shape[1]))
-    np.add.at(sums, codes, units)
-    return sums
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(num_speakers))
+    return np.add.reduceat(units[order], starts, axis=0)
 
 
 class WCCN:
@@ -221,8 +220,8 @@ class WCCN:
         # Each speaker weighs alike, however many utterances there are.
         weights = np.where(several, 1.0 / counts, 0.0)[codes] / several.sum()
         within = (deviations * weights[:, None]).T @ deviations
-        within[np.diag_indices_from(within)] += self.shrinkage * within.trace() / len(
-            within
+        within[np.diag_indices_from(within)] += (
+            self.shrinkage * within.trace() / len(within)
         )
         try:
             # W = L L^T, so B = L^-T fulfils B B^T = W^-1, and B^T x is L^-1 x.

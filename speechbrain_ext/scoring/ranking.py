@@ -297,16 +297,15 @@ class RankedScores:
 
     def min_cllr(self, weights: np.ndarray | None = None) -> float:
         """As `metrics.min_cllr`; ``weights`` as `rates` takes them."""
+        from scipy.optimize import isotonic_regression
         from scipy.special import xlog1py, xlogy
-        from sklearn.isotonic import isotonic_regression
 
         far, frr, _ = self.rates(weights)
         targets, nontargets = np.diff(frr), -np.diff(far)  # share at each score
         mass = targets + nontargets
         there = mass > 0
         targets, nontargets, mass = targets[there], nontargets[there], mass[there]
-        posterior = isotonic_regression(
-            targets / mass, sample_weight=mass, y_min=0.0, y_max=1.0
-        )
+        posterior = isotonic_regression(targets / mass, weights=mass).x
+        posterior = posterior.clip(0.0, 1.0)  # a mean of ones may round above one
         bits = xlogy(targets, posterior) + xlog1py(nontargets, -posterior)
         return float(-0.5 * bits.sum() / np.log(2.0)) + 0.0

@@ -8,6 +8,12 @@ import torch
 
 from speechbrain_ext.errors import UserError
 
+#: recoverable of ours -> file that SpeechBrain publishes for it, and where its tensors
+#: stand in ours. ``embedding_model.ckpt`` of spkrec-ecapa-voxceleb is the ECAPA alone.
+PUBLISHED = {"encoder": ("embedding_model", "encoder.")}
+#: Where averaged weights lie, below a save folder and below an experiment.
+_AVERAGED = ("averaged", "save/averaged")
+
 
 def find_weights(source: str, name: str) -> Path:
     """Find the weights file that ``--init_from`` means.
@@ -16,9 +22,11 @@ def find_weights(source: str, name: str) -> Path:
     ---------
     source : str
         A ``.ckpt`` or ``.pt`` file, a ``CKPT+...`` folder, a ``save`` folder, or an
-        experiment folder; of several checkpoints the newest is taken.
+        experiment folder; of several checkpoints the newest is taken, and averaged
+        weights before all others. For a speaker encoder also a folder as SpeechBrain
+        publishes it, with ``embedding_model.ckpt``.
     name : str
-        Name of the recoverable, such as ``"codec"``.
+        Name of the recoverable, such as ``"codec"`` or ``"encoder"``.
 
     Raises
     ------
@@ -28,7 +36,11 @@ def find_weights(source: str, name: str) -> Path:
     path = Path(source).expanduser()
     if path.is_file():
         return path
-    patterns = [f"{name}.ckpt", f"CKPT*/{name}.ckpt", f"save/CKPT*/{name}.ckpt"]
+    patterns = [f"{name}.ckpt"]
+    if name in PUBLISHED:
+        patterns.append(f"{PUBLISHED[name][0]}.ckpt")
+        patterns += [f"{place}/CKPT*/{name}.ckpt" for place in _AVERAGED]
+    patterns += [f"CKPT*/{name}.ckpt", f"save/CKPT*/{name}.ckpt"]
     for pattern in patterns:
         found = sorted(path.glob(pattern), key=lambda p: p.stat().st_mtime)
         if found:
@@ -71,6 +83,10 @@ def load_initial_weights(module: torch.nn.Module, source: str, name: str) -> str
         raise UserError(f"--init_from={source}: {path} holds no state_dict")
     own = module.state_dict()
     tensors = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
+    if name in PUBLISHED and not any(key in own for key in tensors):
+        prefix = PUBLISHED[name][1]
+        tensors = {prefix + key: value for key, value in tensors.items()}
+        own = {key: value for key, value in own.items() if key.startswith(prefix)}
     mismatched = [k for k in own if k in tensors and tensors[k].shape != own[k].shape]
     loaded = [k for k in own if k in tensors and k not in mismatched]
     bad = [
@@ -89,7 +105,12 @@ def load_initial_weights(module: torch.nn.Module, source: str, name: str) -> str
             "recipe?"
         )
     module.load_state_dict({k: tensors[k] for k in loaded}, strict=False)
-    lines = [f"init_from {path}: {len(loaded)} of {len(own)} tensors loaded"]
+    count = sum(own[k].numel() for k in loaded)
+    share = count / max(1, sum(tensor.numel() for tensor in own.values()))
+    lines = [
+        f"init_from {path}: {len(loaded)} of {len(own)} tensors loaded, "
+        f"{count:,} numbers ({share:.0%})"
+    ]
     for what, names in (
         ("not in the file, so newly initialised", [k for k in own if k not in tensors]),
         ("in the file but not in this model", [k for k in tensors if k not in own]),

@@ -1,7 +1,4 @@
-"""Learning rate: linear warm-up, then half a cosine down (Loshchilov & Hutter, 2017).
-
-https://arxiv.org/abs/1608.03983, without restarts.
-"""
+"""What changes from step to step: the learning rate, and the margin of a classifier."""
 
 from __future__ import annotations
 
@@ -17,8 +14,35 @@ from speechbrain.utils.checkpoints import (
 
 
 @register_checkpoint_hooks
-class WarmupCosine:
-    """Sets the learning rate before each optimizer step.
+class StepSchedule:
+    """Counts the optimizer steps that were taken; the count is kept in checkpoints.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken so far.
+    """
+
+    def __init__(self):
+        self.step = 0
+
+    def advance(self) -> None:
+        """Count one optimizer step that was taken."""
+        self.step += 1
+
+    @mark_as_saver
+    def _save(self, path):
+        Path(path).write_text(str(self.step), encoding="utf-8")
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch=False):
+        self.step = int(Path(path).read_text(encoding="utf-8"))
+
+
+class WarmupCosine(StepSchedule):
+    """Sets the learning rate before each optimizer step: warm-up, then half a cosine.
+
+    Loshchilov & Hutter, 2017, https://arxiv.org/abs/1608.03983, without restarts.
 
     Arguments
     ---------
@@ -45,6 +69,7 @@ class WarmupCosine:
         final_scale: float = 0.05,
         total_steps: int | None = None,
     ):
+        super().__init__()
         if learning_rate <= 0 or warmup_steps < 0 or not 0 <= final_scale <= 1:
             raise ValueError(
                 "WarmupCosine: learning_rate must be > 0, warmup_steps >= 0 and "
@@ -55,7 +80,6 @@ class WarmupCosine:
         self.warmup_steps = warmup_steps
         self.final_scale = final_scale
         self.total_steps = total_steps
-        self.step = 0
 
     def at(self, step: int) -> float:
         """Learning rate of the 0-based optimizer step."""
@@ -72,14 +96,59 @@ class WarmupCosine:
         for group in optimizer.param_groups:
             group["lr"] = self.at(self.step)
 
-    def advance(self) -> None:
-        """Count one optimizer step that was taken."""
-        self.step += 1
 
-    @mark_as_saver
-    def _save(self, path):
-        Path(path).write_text(str(self.step), encoding="utf-8")
+class MarginRamp(StepSchedule):
+    """Lets a classifier's margin grow from 0 to its value in the middle of a run.
 
-    @mark_as_loader
-    def _load(self, path, end_of_epoch=False):
-        self.step = int(Path(path).read_text(encoding="utf-8"))
+    A margin from the first step on holds back a network whose embeddings say nothing
+    yet. WeSpeaker (https://arxiv.org/abs/2210.17016) raises it likewise.
+
+    Arguments
+    ---------
+    margin : float
+        The last value, radians (>= 0).
+    start : float
+        Share of the run that goes without a margin.
+    end : float
+        Share of the run from which the margin is whole (0 <= start <= end <= 1).
+    total_steps : int or None
+        Length of the run in optimizer steps; the task fills it in where None.
+
+    Example
+    -------
+    >>> ramp = MarginRamp(0.2, start=0.1, end=0.5, total_steps=10)
+    >>> [round(ramp.at(step), 3) for step in range(7)]
+    [0.0, 0.0, 0.05, 0.1, 0.15, 0.2, 0.2]
+    """
+
+    def __init__(
+        self,
+        margin: float,
+        start: float = 0.1,
+        end: float = 0.4,
+        total_steps: int | None = None,
+    ):
+        super().__init__()
+        if not (margin >= 0 and 0 <= start <= end <= 1):
+            raise ValueError(
+                "MarginRamp: margin must be >= 0 and 0 <= start <= end <= 1, got "
+                f"{margin}, {start} and {end}"
+            )
+        self.margin = margin
+        self.start, self.end = start, end
+        self.total_steps = total_steps
+
+    def at(self, step: int) -> float:
+        """Margin of the 0-based optimizer step, radians."""
+        if self.total_steps is None:
+            raise ValueError("MarginRamp: set total_steps before the first step")
+        first, last = self.start * self.total_steps, self.end * self.total_steps
+        if step >= last:
+            return self.margin
+        if step <= first:
+            return 0.0
+        return self.margin * (step - first) / (last - first)
+
+    def apply(self, classifier: torch.nn.Module) -> None:
+        """Set the margin of the coming step; the classifier may be wrapped by DDP."""
+        getattr(classifier, "module", classifier).set_margin(self.at(self.step))

@@ -8,6 +8,9 @@ from speechbrain_ext.chaos import command, plan, recipe
 from speechbrain_ext.chaos.survival import OURS
 from speechbrain_ext.cli import cli, run
 from tests.tasks.test_codec_task import RECIPE, TINY, data  # noqa: F401  (a fixture)
+from tests.tasks.test_speaker_task import RECIPE as SPEAKER_RECIPE
+from tests.tasks.test_speaker_task import TINY as SPEAKERS
+from tests.tasks.voices import corpus
 
 
 def chaos(*words):
@@ -101,3 +104,22 @@ def test_too_few_batches_for_a_fault_are_told(data, tmp_path, capsys):  # noqa: 
     assert chaos(RECIPE, *options(data, crops_per_epoch=8)) == 2
     said = capsys.readouterr().err
     assert f"2 batches in an epoch, and a fault needs {recipe.MIN_BATCHES}" in said
+
+
+def test_a_speaker_recipe_survives_on_its_own_data(tmp_path):
+    voices = corpus(tmp_path / "voices")
+    figures = tmp_path / "figures.json"
+    given = {
+        **SPEAKERS,
+        "train_manifest": voices / "train.json",
+        "valid_manifest": voices / "valid.json",
+        "crops_per_epoch": 24,
+    }
+    words = [f"--{key}={value}" for key, value in given.items()]
+    words += ["--faults=nan_sample,label", "--batches=6", f"--json={figures}"]
+    assert chaos(SPEAKER_RECIPE, *words) == 0
+    [subject] = json.loads(figures.read_text())["subjects"]
+    for row in subject["settings"][0]["rows"]:
+        assert row["applies"]
+        assert row["outcomes"][OURS]["identical"], row
+        assert row["outcomes"][OURS]["cause_right"], row

@@ -12,7 +12,7 @@ from speechbrain_ext.data.audio import load_audio, save_audio
 from speechbrain_ext.data.convert import convert_all
 from speechbrain_ext.data.corpora import Item
 from speechbrain_ext.data.corpora.espeak import EspeakCorpus
-from speechbrain_ext.data.vad import Bounds, SpeechDetector, open_detector
+from speechbrain_ext.data.vad import SpeechDetector, open_detector
 from speechbrain_ext.errors import UserError
 
 RATE = 16000

@@ -93,3 +93,53 @@ def test_too_many_rejected_files_fail(experiment):
 def test_a_folder_that_is_no_experiment_is_a_message(tmp_path):
     with pytest.raises(UserError, match="is no experiment"):
         examine(tmp_path)
+
+
+SPEAKER = (
+    "epoch: 1, lr: 1.00e-03, margin: 0.00e+00 - train loss: 4.00, train accuracy: "
+    "1.00e-01, train rejected: 0 - valid loss: 3.0, valid eer: 2.00e-01\n"
+    "epoch: 2, lr: 1.00e-03, margin: 2.00e-01 - train loss: 6.00, train accuracy: "
+    "7.00e-01, train rejected: 0 - valid loss: 2.0, valid eer: 3.00e-02\n"
+    "epoch: average of 1 to 2, lr: 1.00e-03 - valid loss: 2.0, valid eer: 2.00e-02\n"
+)
+
+
+@pytest.fixture
+def speakers(experiment):
+    """An experiment of the speaker task, whose split lies below the corpus."""
+    data = experiment.parent / "data"
+    (data / "split1").mkdir()
+    (data / "utterances.json").write_text(json.dumps({f"u{i}": {} for i in range(9)}))
+    (experiment / "hyperparams.yaml").write_text(
+        "task: speechbrain_ext.tasks.speaker\n"
+        f"train_manifest: {data}/split1/train.json\n"
+    )
+    (experiment / "train_log.txt").write_text(SPEAKER)
+    return experiment
+
+
+def test_a_healthy_speaker_run_passes_though_its_loss_grows_with_the_margin(speakers):
+    found = examine(speakers)
+    assert [f.passed for f in found] == [True] * 9
+    text = render(found)
+    assert "valid EER is finite, best 3.0%" in text
+    assert "files rejected in preparation: 1 of 10" in text
+    assert "SNR" not in text
+    assert "VQ" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("train loss: 6.00", "train loss: nan"), "not in epoch 2"),
+        (("eer: 3.00e-02", "eer: nan"), "valid EER is finite"),
+        (("eer: 3.00e-02", "eer: 4.50e-01"), "valid EER 45.0%, below 25%"),
+        (("accuracy: 7.00e-01", "accuracy: 5.00e-02"), "rises: 10.0% -> 5.0%"),
+        (("rejected: 0", "rejected: 3"), "batches rejected: 6"),
+    ],
+)
+def test_each_fault_of_a_speaker_run_fails_with_a_next_command(speakers, change, text):
+    (speakers / "train_log.txt").write_text(SPEAKER.replace(*change))
+    found = [f for f in failures(speakers) if text in f.text]
+    assert found
+    assert found[0].advice

@@ -25,7 +25,8 @@ from speechbrain_ext.report.results import read_results
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.evaluate import evaluate
-from speechbrain_ext.tasks.codec.train import enough, train
+from speechbrain_ext.tasks.codec.train import train
+from speechbrain_ext.tasks.settings import enough
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "codec" / "transform.yaml"
 TINY = {
@@ -215,13 +216,13 @@ def test_means_of_a_resumed_epoch_are_those_of_the_batches_seen(
         with pytest.raises(KeyboardInterrupt):
             train(recipe(data, tmp_path / "exp", **settings))
     losses = []
-    remember = CodecBrain._remember
+    remember = CodecBrain.remember
 
     def remembered(self, values):
         losses.append(float(values["loss"]))
         remember(self, values)
 
-    monkeypatch.setattr(CodecBrain, "_remember", remembered)
+    monkeypatch.setattr(CodecBrain, "remember", remembered)
     brain = train(recipe(data, tmp_path / "exp", **settings))
     assert (brain.health.committed, brain.health.epoch_batches) == (4, 4)
     assert brain.train_stats["loss"] == pytest.approx(losses[-1])
@@ -309,7 +310,7 @@ def test_an_experiment_that_was_moved_can_still_be_scored(data, trained, tmp_pat
 
 def test_first_weights_take_no_more_speech_than_needed(data):
     utterances = read_manifest(data / "train.json")
-    assert enough(utterances, seed=1) == list(utterances.values())
+    assert enough(utterances, 1, 1800.0) == list(utterances.values())
     some = enough(utterances, seed=1, seconds=2.0)
     assert len(some) == 2  # of 1.5 s each
     assert some == enough(dict(reversed(utterances.items())), 1, 2.0)[::-1]

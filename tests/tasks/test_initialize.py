@@ -63,3 +63,61 @@ def test_a_broken_or_missing_file_is_a_message(tmp_path):
         load_initial_weights(model(), str(broken), "codec")
     with pytest.raises(UserError, match="no weights there; looked for"):
         load_initial_weights(model(), str(tmp_path / "nothing"), "codec")
+
+
+def test_averaged_weights_of_an_experiment_come_first(tmp_path):
+    for place, value in (("save/averaged/CKPT+1", 1.0), ("save/CKPT+2", 2.0)):
+        (tmp_path / place).mkdir(parents=True)
+        state = {"0.bias": torch.full((3,), value)}
+        torch.save(state, tmp_path / place / "encoder.ckpt")
+    for source in (tmp_path, tmp_path / "save"):
+        target = model()
+        load_initial_weights(target, str(source), "encoder")
+        assert target[0].bias[0] == 1.0
+
+
+def published(tmp_path, channels):
+    """A folder as SpeechBrain publishes its ECAPA; the classifier is not wanted."""
+    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN, Classifier
+
+    ecapa = ECAPA_TDNN(24, channels=channels, lin_neurons=12)
+    torch.save(ecapa.state_dict(), tmp_path / "embedding_model.ckpt")
+    classifier = Classifier(input_size=12, lin_neurons=12, out_neurons=9)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.ckpt")
+    return ecapa
+
+
+def encoder_of(channels):
+    from speechbrain.lobes.features import Fbank
+    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+
+    from speechbrain_ext.models import SpeakerEncoder
+
+    ecapa = ECAPA_TDNN(24, channels=channels, lin_neurons=12)
+    return SpeakerEncoder(Fbank(n_mels=24), ecapa, embedding_dim=12)
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_the_published_ecapa_of_speechbrain_gives_its_embeddings(tmp_path, named):
+    source = published(tmp_path, [16, 16, 16, 16, 24]).eval()
+    target = encoder_of([16, 16, 16, 16, 24]).eval()
+    assert "blocks.0.conv.conv.weight" in source.state_dict()
+    path = tmp_path if named == "folder" else tmp_path / "embedding_model.ckpt"
+    report = load_initial_weights(target, str(path), "encoder")
+    count = len(source.state_dict())
+    assert f"{count} of {count} tensors loaded" in report
+    assert "(100%)" in report
+    wav = torch.randn(2, 8000)
+    with torch.no_grad():
+        expected = source(target.compute_features(wav)).squeeze(1)
+        assert torch.equal(target(wav), expected)
+
+
+def test_a_published_ecapa_of_other_channels_tells_what_fits(tmp_path):
+    published(tmp_path, [16, 16, 16, 16, 48])
+    report = load_initial_weights(
+        encoder_of([16, 16, 16, 16, 24]), str(tmp_path), "encoder"
+    )
+    assert "of another shape, so newly initialised: encoder.mfa.conv.conv" in report
+    assert "(100%)" not in report
+    assert "0 of" not in report.split(" tensors loaded")[0].split(": ")[1][:4]

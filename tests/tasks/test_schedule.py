@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from speechbrain_ext.tasks.schedule import WarmupCosine
+from speechbrain_ext.losses import AAMSoftmax
+from speechbrain_ext.tasks.schedule import MarginRamp, WarmupCosine
 
 
 def test_rate_follows_warm_up_and_half_a_cosine():
@@ -28,14 +29,15 @@ def test_all_groups_get_the_rate_of_the_coming_step():
     assert optimizer.param_groups[0]["lr"] == 1.0
 
 
-def test_the_position_survives_a_checkpoint(tmp_path):
+@pytest.mark.parametrize("kind", [WarmupCosine, MarginRamp])
+def test_the_position_survives_a_checkpoint(tmp_path, kind):
     from speechbrain.utils.checkpoints import Checkpointer
 
-    schedule = WarmupCosine(1.0, total_steps=10)
+    schedule = kind(1.0, total_steps=10)
     for _ in range(7):
         schedule.advance()
     Checkpointer(tmp_path, {"schedule": schedule}).save_checkpoint()
-    other = WarmupCosine(1.0, total_steps=10)
+    other = kind(1.0, total_steps=10)
     Checkpointer(tmp_path, {"schedule": other}).recover_if_possible()
     assert other.step == 7
 
@@ -43,3 +45,33 @@ def test_the_position_survives_a_checkpoint(tmp_path):
 def test_a_setting_out_of_range_is_named():
     with pytest.raises(ValueError, match="final_scale"):
         WarmupCosine(1.0, final_scale=2.0)
+
+
+def test_the_margin_grows_between_two_shares_of_the_run():
+    ramp = MarginRamp(0.3, start=0.25, end=0.75, total_steps=8)
+    expected = [0, 0, 0, 0.075, 0.15, 0.225, 0.3, 0.3, 0.3]
+    assert [ramp.at(step) for step in range(9)] == pytest.approx(expected)
+    # No ramp: the margin stands from that step on.
+    sudden = MarginRamp(0.3, start=0.5, end=0.5, total_steps=4)
+    assert [sudden.at(step) for step in range(4)] == [0, 0, 0.3, 0.3]
+    assert MarginRamp(0.3, start=0, end=0, total_steps=4).at(0) == 0.3
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_classifier_gets_the_margin_of_the_coming_step(is_wrapped):
+    classifier = AAMSoftmax(4, 2, margin=0.5)
+    ramp = MarginRamp(0.2, start=0.0, end=1.0, total_steps=2)
+    outer = torch.nn.DataParallel(classifier) if is_wrapped else classifier
+    margins = []
+    for _ in range(3):
+        ramp.apply(outer)
+        margins.append(classifier.margin)
+        ramp.advance()
+    assert margins == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_a_ramp_without_a_length_or_the_wrong_way_round_is_refused():
+    with pytest.raises(ValueError, match="total_steps"):
+        MarginRamp(0.2).at(0)
+    with pytest.raises(ValueError, match="start <= end"):
+        MarginRamp(0.2, start=0.5, end=0.1)

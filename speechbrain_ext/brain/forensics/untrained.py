@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import runpy
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -40,8 +41,9 @@ def our_brain(dump: Dump, device: str | None) -> Iterator[NaNSafeBrain]:
         )
     options = _run_options(experiment, device)
     with tempfile.TemporaryDirectory(prefix="replay_") as folder:
+        other = Path(folder) / "exp"
         recipe = load_recipe(
-            recipe_file, {"output_folder": str(Path(folder) / "exp")}, run_opts=options
+            recipe_file, {"output_folder": str(other)}, run_opts=options
         )
         task = recipe.hparams.get("task")
         if not task:
@@ -52,6 +54,10 @@ def our_brain(dump: Dump, device: str | None) -> Iterator[NaNSafeBrain]:
             module = importlib.import_module(f"{task}.train")
         except ModuleNotFoundError as error:
             raise UserError(f"replay: {recipe_file}: {error}") from error
+        for name in getattr(module, "EXPERIMENT_FILES", ()):
+            if (experiment / name).exists():
+                other.mkdir(exist_ok=True)
+                shutil.copy(experiment / name, other)
         yield module.make_brain(recipe)
 
 

@@ -1,0 +1,129 @@
+"""What a recipe asks for, held against what a run can do; its manifests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+from speechbrain_ext.data.manifest import ManifestError, Utterance, verify_manifest
+from speechbrain_ext.data.sampler import generator_for
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.tasks.experiment import check_device
+
+#: Keys that may change between two runs in one experiment folder, of any task.
+HARMLESS = frozenset(
+    {
+        "output_folder",
+        "save_folder",
+        "train_log",
+        "train_manifest",
+        "valid_manifest",
+        "num_workers",
+        "tensorboard",
+        "wandb",
+        "test_interval",
+        "init_from",
+        "ckpt_interval_minutes",
+        "keep_quarantined",
+    }
+)
+
+
+def world_size() -> int:
+    """Return the number of ranks that train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def setting_faults(hparams: Mapping, run_opts: Mapping) -> list[str]:
+    """Name the values of the right type with which no task could train an epoch.
+
+    Arguments
+    ---------
+    hparams, run_opts : Mapping
+        Of a `Recipe`.
+
+    Returns
+    -------
+    list of str
+        One line for each; empty if there is none.
+
+    Raises
+    ------
+    UserError
+        If ``--device`` is not there.
+    """
+    crops = world_size() * hparams["batch_size"]
+    at_least = {
+        "batch_size": (hparams["batch_size"], 1, ""),
+        "crops_per_epoch": (hparams["crops_per_epoch"], crops, "batch_size "),
+        "num_workers": (hparams["num_workers"], 0, ""),
+        "num_threads": (hparams["num_threads"], 0, ""),
+        "test_interval": (hparams["test_interval"], 1, ""),
+        "number_of_epochs": (hparams["epoch_counter"].limit, 1, ""),
+    }
+    faults = [
+        f"{name} must be >= {why}{f'({limit})' if why else limit}, got {value}"
+        for name, (value, limit, why) in at_least.items()
+        if value < limit
+    ]
+    if hparams["crop_seconds"] * hparams["sample_rate"] < 1:
+        faults.append(f"crop_seconds must be > 0, got {hparams['crop_seconds']}")
+    device = run_opts.get("device")
+    if device is not None:
+        check_device(device)
+    on_cpu = not torch.cuda.is_available() if device is None else device == "cpu"
+    for name in ("precision", "eval_precision"):
+        if on_cpu and run_opts.get(name, hparams.get(name)) == "fp16":
+            faults.append(f"{name} fp16 needs a GPU; on a CPU: --{name}=bf16 or fp32")
+    return faults
+
+
+def refuse(faults: list[str]) -> None:
+    """Raise a `UserError` that tells all faults of a recipe's settings, if any."""
+    if faults:
+        raise UserError("train:\n  " + "\n  ".join(faults))
+
+
+def manifests(hparams: Mapping) -> tuple[dict, dict]:
+    """Read and verify the manifests to learn from and to choose by."""
+    return (
+        manifest_at(hparams["train_manifest"], hparams["sample_rate"]),
+        manifest_at(hparams["valid_manifest"], hparams["sample_rate"]),
+    )
+
+
+def manifest_at(path: str, sample_rate: int) -> dict[str, Utterance]:
+    """Read and verify a manifest, files included, before anything is computed.
+
+    Raises
+    ------
+    ManifestError
+        If it is missing or empty, a file is missing or changed, or the audio has
+        another sample rate, in Hz.
+    """
+    utterances = verify_manifest(path)
+    if not utterances:
+        raise ManifestError(f"{path}: no utterances; prepare data: --stage prepare")
+    other = {u.sample_rate for u in utterances.values()} - {sample_rate}
+    if other:
+        raise ManifestError(
+            f"{path}: audio at {sorted(other)} Hz, but the recipe's sample_rate is "
+            f"{sample_rate}; prepare the data again, or give --sample_rate={max(other)}"
+        )
+    return utterances
+
+
+def enough(utterances: Mapping[str, Utterance], seed: int, seconds: float) -> list:
+    """Draw utterances of about ``seconds`` in all, or take all if they are less."""
+    order = sorted(
+        utterances.values(),
+        key=lambda u: generator_for(seed, 0, u.utt_id, "first weights").random(),
+    )
+    chosen, total = set(), 0.0
+    for utterance in order:
+        if total < seconds:
+            chosen.add(utterance.utt_id)
+            total += utterance.duration
+    return [u for u in utterances.values() if u.utt_id in chosen]

@@ -1,0 +1,115 @@
+"""Which weights of an experiment are its result, and how to get them.
+
+In this order: averaged weights (``save/averaged/CKPT+...``, a checkpoint of the encoder
+alone, written when training has ended), else the checkpoint in ``save`` with the lowest
+valid EER, and of equal ones the lowest valid loss. Averaged weights have a folder of
+their own so that a training that is started again never resumes from them.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from speechbrain.utils.checkpoints import Checkpoint
+
+from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
+from speechbrain_ext.config import load_recipe
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import sha256_file
+
+#: Below the save folder.
+AVERAGED = "averaged"
+
+
+def valid_rank(checkpoint: Checkpoint) -> tuple[float, float]:
+    """Rank a checkpoint by valid EER, then loss; what is not finite comes last."""
+    found = (checkpoint.meta.get("eer"), checkpoint.meta.get("loss"))
+    return tuple(
+        -value if value is not None and math.isfinite(value) else -math.inf
+        for value in found
+    )
+
+
+def averages(save_folder: Path) -> bool:
+    """Whether there is a checkpoint of averaged weights."""
+    return any((save_folder / AVERAGED).glob("CKPT*/CKPT.yaml"))
+
+
+def save_average(save_folder: Path, encoder: torch.nn.Module, meta: dict) -> None:
+    """Write the encoder's weights as those of the result; verified, whole or not."""
+    checkpointer = VerifiedCheckpointer(save_folder / AVERAGED, {"encoder": encoder})
+    checkpointer.save_and_keep_only(meta=meta)
+
+
+def load_encoder(
+    experiment: str | Path, device: str | torch.device | None = None
+) -> tuple[torch.nn.Module, dict]:
+    """Load the encoder that an experiment ended with.
+
+    Arguments
+    ---------
+    experiment : str or Path
+        Folder that `train` wrote; it may have been moved.
+    device : str, torch.device or None
+        Where to; None: a GPU if there is one.
+
+    Returns
+    -------
+    SpeakerEncoder
+        In evaluation mode.
+    dict
+        ``checkpoint`` (path below the experiment), ``sha256`` (of the weights file),
+        ``recipe`` (the `Recipe`), ``sample_rate`` (Hz), ``epochs`` (list: one, or those
+        averaged), ``valid_eer``.
+
+    Raises
+    ------
+    UserError
+        If it is no experiment, or there is no checkpoint of an epoch that is whole.
+    """
+    folder = Path(experiment)
+    if not (folder / "hyperparams.yaml").exists():
+        raise UserError(
+            f"{folder} is no experiment (no hyperparams.yaml in it); train first: "
+            "./run.sh --stage train"
+        )
+    recipe = load_recipe(folder / "hyperparams.yaml", {"output_folder": str(folder)})
+    encoder = recipe.hparams["modules"].get("encoder")
+    if encoder is None:
+        raise UserError(f"{folder} holds no speaker encoder, but another task")
+    save_folder = Path(recipe.hparams["save_folder"])
+    averaged = averages(save_folder)
+    if averaged:
+        save_folder = save_folder / AVERAGED
+    if not any(save_folder.glob("CKPT*")):
+        raise UserError(
+            f"no checkpoint in {save_folder}; train first: ./run.sh --stage train"
+        )
+    checkpointer = VerifiedCheckpointer(save_folder, {"encoder": encoder})
+    try:
+        found = checkpointer.recover_if_possible(
+            importance_key=valid_rank, ckpt_predicate=lambda c: "eer" in c.meta
+        )
+    except (RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"the checkpoint in {save_folder} does not fit its recipe: {first}\n"
+            "  Next: ./run.sh --stage train --force"
+        ) from error
+    if found is None:
+        raise UserError(
+            f"the checkpoints in {save_folder} were written within an epoch and have "
+            "no valid EER yet; let training finish: ./run.sh --stage train"
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    meta = found.meta
+    return encoder.to(device).eval(), {
+        "checkpoint": str(found.path.relative_to(folder)),
+        "sha256": sha256_file(found.paramfiles["encoder"]),
+        "recipe": recipe,
+        "sample_rate": recipe.hparams["sample_rate"],
+        "epochs": list(meta.get("epochs") or [meta.get("epoch")]),
+        "valid_eer": meta["eer"],
+    }

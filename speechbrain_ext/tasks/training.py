@@ -1,0 +1,57 @@
+"""How a run of any task goes, from a loaded recipe to a trained Brain."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from speechbrain_ext.config import Recipe
+from speechbrain_ext.tasks.brain import TaskBrain
+from speechbrain_ext.tasks.experiment import join_ranks, open_experiment
+from speechbrain_ext.tasks.loggers import optional_loggers
+from speechbrain_ext.tasks.settings import manifests
+
+
+def carry_out(recipe: Recipe, task: ModuleType) -> TaskBrain:
+    """Train a recipe; goes on where an earlier run stopped.
+
+    Arguments
+    ---------
+    recipe : Recipe
+        Of the task.
+    task : module
+        With ``check_settings``, ``HARMLESS``, ``make_brain``, ``make_loaders`` and
+        ``first_weights``; see `speechbrain_ext.tasks.codec.train`.
+
+    Returns
+    -------
+    TaskBrain
+        After its last epoch.
+
+    Raises
+    ------
+    ManifestError
+        If a manifest or one of its files is missing or changed.
+    UserError
+        If a setting is out of its range, the device is not there, or the experiment
+        folder holds checkpoints of other settings.
+    DivergenceError
+        If too many batches were rejected.
+    """
+    hparams = recipe.hparams
+    task.check_settings(hparams, recipe.run_opts)
+    join_ranks(recipe.run_opts)
+    train_set, valid_set = manifests(hparams)
+    folder = open_experiment(recipe, harmless=task.HARMLESS)
+    brain = task.make_brain(recipe)
+    brain.write_beside(folder)
+    hparams["train_loggers"] += optional_loggers(
+        folder, tensorboard=hparams["tensorboard"], wandb=hparams["wandb"]
+    )
+    train_loader, valid_loader = task.make_loaders(recipe, train_set, valid_set)
+    brain.checkpointer.add_recoverable("dataloader-TRAIN", train_loader)
+    if brain.checkpointer.find_checkpoint() is None:
+        task.first_weights(brain, train_set)
+    brain.announce(train_loader)
+    brain.fit(hparams["epoch_counter"], train_loader, valid_loader)
+    brain.finish(valid_loader)
+    return brain

@@ -27,9 +27,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "speechbrain_ext.chaos.command:chaos",
         "does a recipe survive faults? beside stock SpeechBrain",
     ),
+    "embed": (
+        "speechbrain_ext.tasks.speaker.embed_audio:embed",
+        "speaker embeddings of any audio",
+    ),
     "report": (
         "speechbrain_ext.report.command:report",
         "RESULTS.md, plots and page of an experiment",
+    ),
+    "score": (
+        "speechbrain_ext.report.speaker.score_file:score",
+        "EER, minDCF, Cllr and thresholds of any score file",
+    ),
+    "export": (
+        "speechbrain_ext.sharing.command:export",
+        "a trained speaker encoder as ONNX",
     ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
     "bench": (

@@ -20,7 +20,7 @@ AUDIO_EXTENSIONS = frozenset(
 )
 
 # Formats that FFmpeg must be told, because the file doesn't say them surely.
-_TOLD = {".g722": "g722", ".mp3": "mp3"}
+_TOLD = {".g722": "g722", ".gsm": "gsm", ".mp3": "mp3"}
 
 
 # How libsndfile tells that a WAV file ends before its header says. Headers that are
@@ -56,8 +56,8 @@ def load_audio(
 ) -> tuple[np.ndarray, int]:
     """Decode a whole file to one channel; values are *not* checked, see `check`.
 
-    soundfile (libsndfile) is tried first; what it doesn't know (m4a, G.722, odd WAV
-    codecs) goes to PyAV (FFmpeg). MP3 goes to PyAV where there is one: soundfile's
+    soundfile (libsndfile) is tried first; what it doesn't know (m4a, G.722, GSM, odd
+    WAV codecs) goes to PyAV (FFmpeg). MP3 goes to PyAV where there is one: soundfile's
     decoder writes its complaints about damaged files all over the terminal. Several
     channels are averaged.
 

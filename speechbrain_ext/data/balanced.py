@@ -163,25 +163,9 @@ class BalancedCrops(CropSampler):
         self.spk_of = {u: utterance.spk_id for u, utterance in utterances.items()}
 
     def crops(self, epoch: int, without: Collection[str] = ()) -> list[SpeakerCrop]:
-        """Return the crops of one epoch; a pure function of the arguments.
+        """Return the crops of one epoch, as `CropSampler.crops` promises it.
 
-        Arguments
-        ---------
-        epoch : int
-            Counted from any number.
-        without : Collection[str]
-            Utterances to leave out, such as those in quarantine: the crops are those
-            of a manifest that never held them. Unknown ids are passed over.
-
-        Returns
-        -------
-        list of SpeakerCrop
-            ``crops_per_epoch``, those of the ranks in alternation.
-
-        Raises
-        ------
-        WorkError
-            If no utterance is left.
+        They are ``crops_per_epoch``; those of the ranks take turns.
         """
         lengths_of: dict[str, dict[str, int]] = {}
         for utt_id, length in sorted(self.remaining(without).items()):

@@ -34,6 +34,7 @@ _CONTENT_OF = {
     ".mp3": {"MP3", "ID3"},
     ".m4a": {"MP4"},
     ".g722": set(),
+    ".gsm": set(),
 }
 
 

@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
+
+import numpy as np
+import soundfile
 
 from speechbrain_ext.data.audio import AudioError, load_audio, resample, save_audio
 from speechbrain_ext.data.check import (
@@ -38,7 +41,8 @@ class Converted:
     utt_id, source : str
         Its name, and its absolute path.
     stamp : str
-        Size and time of the source, and the format it was converted to.
+        Size and time of the source, the format it was converted to, and how it was
+        cut.
     num_samples : int
         Length of the written audio.
     sha256 : str
@@ -55,8 +59,29 @@ class Converted:
     reason: str | None = None
 
 
-def convert(item: Item, target: Path, sample_rate: int) -> tuple[int, str, str | None]:
-    """Decode, check and write one recording.
+class Trim(Protocol):
+    """Cuts a recording to what is of use, such as `vad.SpeechDetector`.
+
+    It is called from several threads.
+    """
+
+    #: Names all settings: recordings that another stamp cut are cut again.
+    stamp: str
+
+    def __call__(
+        self, wav: np.ndarray, sample_rate: int
+    ) -> tuple[np.ndarray, str | None]:
+        """Return the samples to keep, [time], and None or a reason to reject them."""
+
+
+def convert(
+    item: Item,
+    target: Path,
+    sample_rate: int,
+    trim: Trim | None = None,
+    link: bool = False,
+) -> tuple[int, str, str | None]:
+    """Decode, check, cut and write one recording.
 
     Arguments
     ---------
@@ -66,6 +91,11 @@ def convert(item: Item, target: Path, sample_rate: int) -> tuple[int, str, str |
         The WAV file to write; not touched if the recording is faulty.
     sample_rate : int
         In Hz.
+    trim : Trim, optional
+        Sees the checked and resampled samples; nothing is cut without it.
+    link : bool
+        A mono PCM16 WAV file of this rate is not copied: ``target`` becomes a second
+        name (hard link) of it, where the file system can. Not together with ``trim``.
 
     Returns
     -------
@@ -88,10 +118,31 @@ def convert(item: Item, target: Path, sample_rate: int) -> tuple[int, str, str |
                 wav = resample(wav, source_rate, sample_rate)
                 # A tone above the new band is silence in it.
                 reason = find_sample_fault(wav, sample_rate)
+            if reason is None and trim is not None:
+                wav, reason = trim(wav, sample_rate)
     if reason is not None:
         return 0, "", reason
-    save_audio(target, wav, sample_rate)
+    if not (link and trim is None and _link(item.path, target, sample_rate)):
+        save_audio(target, wav, sample_rate)
     return len(wav), sha256_file(target), None
+
+
+def _link(source: Path, target: Path, sample_rate: int) -> bool:
+    """Give a source that needs no conversion a second name, if that can be."""
+    try:
+        info = soundfile.info(source)
+    except soundfile.LibsndfileError:  # of those that only PyAV reads
+        return False
+    ready = ("WAV", "PCM_16", 1, sample_rate)
+    if (info.format, info.subtype, info.channels, info.samplerate) != ready:
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:  # another disk, or not ours: then a copy
+        return False
+    return True
 
 
 def convert_all(
@@ -102,6 +153,9 @@ def convert_all(
     journal: Mapping[str, Converted],
     stream: TextIO,
     nj: int = 1,
+    *,
+    trim: Trim | None = None,
+    link: bool = False,
 ) -> tuple[list[Converted], int]:
     """Convert every recording that has no fault and isn't done.
 
@@ -119,6 +173,8 @@ def convert_all(
         The journal, open for appending.
     nj : int
         Number of threads; decoders and filters work outside Python's lock.
+    trim, link
+        As `convert`.
 
     Returns
     -------
@@ -149,12 +205,8 @@ def convert_all(
         def work() -> Iterator[tuple[int, Future]]:
             for index in todo:
                 before = journal.get(items[index].utt_id)
-                yield (
-                    index,
-                    submit(
-                        _reuse_or_convert, items[index], folders, sample_rate, before
-                    ),
-                )
+                job = (items[index], folders, sample_rate, before, trim, link)
+                yield index, submit(_reuse_or_convert, *job)
 
         for index, (result, reused) in _as_completed(work(), limit=4 * nj):
             results[index] = result
@@ -167,10 +219,15 @@ def convert_all(
 
 
 def _reuse_or_convert(
-    item: Item, folders: tuple[Path, Path], sample_rate: int, before: Converted | None
+    item: Item,
+    folders: tuple[Path, Path],
+    sample_rate: int,
+    before: Converted | None,
+    trim: Trim | None,
+    link: bool,
 ) -> tuple[Converted, bool]:
     source = os.path.abspath(item.path)
-    stamp = _stamp(item.path, sample_rate)
+    stamp = _stamp(item.path, sample_rate, trim, link)
     name = f"{item.utt_id}.wav"
     if before is not None and (before.source, before.stamp) == (source, stamp):
         if before.reason is not None:
@@ -179,17 +236,22 @@ def _reuse_or_convert(
             path = folder / name
             if path.is_file() and sha256_file(path) == before.sha256:
                 return before, True
-    num_samples, sha256, reason = convert(item, folders[0] / name, sample_rate)
+    num_samples, sha256, reason = convert(
+        item, folders[0] / name, sample_rate, trim, link
+    )
     return Converted(item.utt_id, source, stamp, num_samples, sha256, reason), False
 
 
-def _stamp(path: Path, sample_rate: int) -> str:
-    """Identify a source's content without reading it."""
+def _stamp(path: Path, sample_rate: int, trim: Trim | None, link: bool) -> str:
+    """Identify a source's content without reading it, and what is done to it."""
     try:
         stat = path.stat()
     except OSError:
         return ""
-    return f"{_FORMAT} {sample_rate} {stat.st_size} {stat.st_mtime_ns}"
+    stamp = f"{_FORMAT} {sample_rate} {stat.st_size} {stat.st_mtime_ns}"
+    if trim is not None:
+        return f"{stamp} {trim.stamp}"
+    return f"{stamp} linked" if link else stamp
 
 
 @contextlib.contextmanager

@@ -4,9 +4,10 @@ One JSON object per role (`train.json`, `valid.json`, `test.json`), readable by
 SpeechBrain's ``DynamicItemDataset.from_json``::
 
     {"utt_id": {"wav": "wav/utt_id.wav", "duration": 3.2, "sample_rate": 16000,
-                "spk_id": "f1", "sha256": "9f86..."}}
+                "spk_id": "f1", "sha256": "9f86...", "source": "klettres"}}
 
-``wav`` is relative to the manifest's folder, or absolute.
+``wav`` is relative to the manifest's folder, or absolute. ``source`` is there only if
+it is known.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from speechbrain_ext.files import sha256_file, write_json
 
 #: Written beside the manifests by `prepare`; names the command that remakes them.
 STATE_NAME = "prepare.json"
+
+#: The same beside the manifests of one of several splits.
+SPLIT_NAME = "split.json"
 
 _MAX_FAULTS_SHOWN = 20
 
@@ -51,6 +55,8 @@ class Utterance:
         Speaker where known.
     sha256 : str
         Hexadecimal hash of the file's bytes.
+    source : str or None
+        Where recordings share a room and a microphone, such as a package, if known.
     """
 
     utt_id: str
@@ -59,6 +65,7 @@ class Utterance:
     sample_rate: int
     spk_id: str | None
     sha256: str
+    source: str | None = None
 
     @property
     def num_samples(self) -> int:
@@ -66,26 +73,47 @@ class Utterance:
         return round(self.duration * self.sample_rate)
 
 
-def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
+def write_manifest(
+    path: str | os.PathLike,
+    utterances: Iterable[Utterance],
+    data_folder: str | os.PathLike | None = None,
+) -> None:
     """Write a manifest atomically, sorted by utt_id.
 
-    Audio below the manifest's folder is written as a relative path, so that the data
-    folder can be moved as a whole.
+    Audio below the manifest's folder, or below ``data_folder`` if the manifest lies in
+    it, is written as a relative path, so that the data folder can be moved as a whole.
+
+    Arguments
+    ---------
+    path : str or PathLike
+        The JSON file.
+    utterances : Iterable of Utterance
+        What it shall hold.
+    data_folder : str or PathLike, optional
+        Folder above the manifest's: audio in it is named ``../wav/a.wav``.
+
+    Raises
+    ------
+    ValueError
+        If two utterances have one name.
     """
     # Not resolve(): a linked data folder still holds its own audio.
     folder = Path(os.path.abspath(path)).parent
+    home = folder if data_folder is None else Path(os.path.abspath(data_folder))
     entries = {}
     for utterance in sorted(utterances, key=lambda utterance: utterance.utt_id):
         wav = Path(os.path.abspath(utterance.wav))
         if utterance.utt_id in entries:
             raise ValueError(f"write_manifest: two utterances {utterance.utt_id!r}")
         entries[utterance.utt_id] = {
-            "wav": str(wav.relative_to(folder) if folder in wav.parents else wav),
+            "wav": os.path.relpath(wav, folder) if home in wav.parents else str(wav),
             "duration": utterance.duration,
             "sample_rate": utterance.sample_rate,
             "spk_id": utterance.spk_id,
             "sha256": utterance.sha256,
         }
+        if utterance.source is not None:
+            entries[utterance.utt_id]["source"] = utterance.source
     write_json(path, entries)
 
 
@@ -95,7 +123,7 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Utterance]:
     Arguments
     ---------
     path : str or PathLike
-        A JSON file; keys beyond the five of this module are ignored.
+        A JSON file; keys beyond those of this module are ignored.
 
     Returns
     -------
@@ -143,11 +171,12 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Utterance]:
         if not wrong:
             utterances[utt_id] = Utterance(
                 utt_id=utt_id,
-                wav=folder / entry["wav"],
+                wav=Path(os.path.normpath(folder / entry["wav"])),
                 duration=float(entry["duration"]),
                 sample_rate=entry["sample_rate"],
                 spk_id=entry.get("spk_id"),
                 sha256=entry["sha256"],
+                source=entry.get("source"),
             )
     if faults:
         raise ManifestError(_report(path, faults))
@@ -167,6 +196,7 @@ def _faults_of(entry: Any) -> list[str]:
         "sample_rate": (lambda v: type(v) is int and v > 0, "a positive integer, Hz"),
         "spk_id": (lambda v: v is None or isinstance(v, str), "text or null"),
         "sha256": (lambda v: isinstance(v, str) and len(v) == 64, "64 hex digits"),
+        "source": (lambda v: v is None or isinstance(v, str), "text or null"),
     }
     return [
         f"{key} must be {rule}, is {entry.get(key)!r}"
@@ -254,8 +284,10 @@ def _report(path: Path, faults: list[str]) -> str:
 
 def _remedy(path: Path) -> str:
     """Return the command that makes this manifest again."""
-    try:
-        state = json.loads((path.parent / STATE_NAME).read_text(encoding="utf-8"))
-        return f"make it again with: {state['command']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "make it again with the recipe's prepare stage: ./run.sh --stage prepare"
+    for name in (STATE_NAME, SPLIT_NAME):
+        try:
+            state = json.loads((path.parent / name).read_text(encoding="utf-8"))
+            return f"make it again with: {state['command']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "make it again with the recipe's prepare stage: ./run.sh --stage prepare"

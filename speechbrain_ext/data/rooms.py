@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -136,11 +137,18 @@ def equalize(wav: np.ndarray, gains_db: np.ndarray, sample_rate: int) -> np.ndar
 
     # Zeros behind, so that the end does not ring into the beginning.
     size = fft.next_fast_len(len(wav) + sample_rate // 20, real=True)
-    octaves = -np.log2(np.arange(1, size // 2 + 1) / (size / 2))
-    curve = np.interp(octaves, np.arange(len(gains_db)), gains_db)
-    gains = 10 ** (np.concatenate([curve[:1], curve]) / 20)
-    spectrum = fft.rfft(wav, size) * gains.astype(np.float32)
+    curve = np.interp(_octaves_down(size), np.arange(len(gains_db)), gains_db)
+    gains = np.exp(curve.astype(np.float32) * np.float32(np.log(10) / 20))
+    spectrum = fft.rfft(wav, size) * gains
     return with_energy_of(wav, fft.irfft(spectrum, size)[: len(wav)])
+
+
+@functools.lru_cache(maxsize=8)
+def _octaves_down(size: int) -> np.ndarray:
+    """Octaves from half the sample rate down to each bin of a transform, [bin]."""
+    bins = np.arange(size // 2 + 1)
+    bins[0] = 1  # no number of octaves leads to 0 Hz; it gets the gain above it
+    return -np.log2(bins / (size / 2))
 
 
 def with_energy_of(wav: np.ndarray, changed: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from speechbrain_ext.report.page import render_markdown
 from speechbrain_ext.report.results import ResultsError, read_results
-from speechbrain_ext.report.tables import render_markdown
+from speechbrain_ext.report.speaker.collection import render_speaker_collection
 
 
 def render_collection(folder: str | Path) -> str:
@@ -23,7 +24,8 @@ def render_collection(folder: str | Path) -> str:
     Returns
     -------
     str
-        One chapter for each experiment, in the order of their names.
+        The runs of speaker verification side by side; one chapter for each other
+        experiment, in the order of their names.
 
     Raises
     ------
@@ -33,8 +35,12 @@ def render_collection(folder: str | Path) -> str:
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
         raise ResultsError(f"{folder}: no results; make them: make acceptance")
-    chapters = [
-        render_markdown(read_results(path)).replace("# Results", f"# {path.stem}", 1)
-        for path in paths
+    found = {path.stem: read_results(path) for path in paths}
+    runs = [item for item in found.items() if item[1]["task"] == "speaker"]
+    chapters = [render_speaker_collection(runs)] if runs else []
+    chapters += [
+        render_markdown(results).replace("# Results", f"# {name}", 1)
+        for name, results in found.items()
+        if results["task"] != "speaker"
     ]
     return "\n".join(chapters)

@@ -12,23 +12,16 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from speechbrain_ext.files import write_text
-from speechbrain_ext.report.results import METRICS, system_folder
-from speechbrain_ext.report.tables import (
-    LABELS,
+from speechbrain_ext.report.codec.players import render_players
+from speechbrain_ext.report.page import (
     LEFT_OUT_NOTE,
-    RATE_NOTE,
-    Table,
     condition_rows,
+    describe,
     left_out_table,
-    margin_table,
-    score_table,
 )
-
-#: Utterances with players; more would only make the page long.
-MAX_UTTERANCES = 12
+from speechbrain_ext.report.tables import Table
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea;
@@ -52,6 +45,7 @@ thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85re
 th:first-child, td:first-child { text-align: left; }
 tr.ours td { background: var(--tint); } tr.ours td:first-child { color: var(--ours);
   font-weight: 700; }
+.word { text-align: left; }
 .text th, .text td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
 .conditions td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
 .conditions td:first-child { color: var(--soft); width: 11rem; }
@@ -93,20 +87,16 @@ def render_html(
     str
         The HTML.
     """
-    table, margins = score_table(results), margin_table(results)
-    created = escape(str(results["created"]))
+    page = describe(results)
     parts = [
-        f"<h1>{escape(str(results['conditions'].get('model') or 'Codec'))}</h1>",
-        f"<p class=lead>{escape(table.title)}. Scored {created}.</p>",
-        f"<h2>Scores</h2>{_table(table)}",
-        _notes(table),
+        f"<h1>{escape(page.heading)}</h1>",
+        f"<p class=lead>{escape(page.summary)}</p>",
+        *map(_block, page.blocks),
     ]
-    if margins:
-        parts.append(f"<h2>{escape(margins.title)}</h2>{_table(margins)}")
-    parts.append(f"<p>{escape(RATE_NOTE)}</p>")
     parts += [_picture(path) for path in plots]
     parts += [
-        _players(results, Path(folder)),
+        _listen(results, Path(folder)),
+        *map(_block, page.details),
         _left_out(results),
         "<h2>Command</h2>",
         f"<div class=card><pre>{escape(results['command'])}</pre></div>",
@@ -135,11 +125,33 @@ def write_html(
     return path
 
 
+def _listen(results: dict[str, Any], folder: Path) -> str:
+    return render_players(results, folder) if results["task"] == "codec" else ""
+
+
+def _block(block: Table | str) -> str:
+    if isinstance(block, str):
+        return f"<p>{escape(block.replace('`', ''))}</p>"
+    heading = escape(block.heading or block.title)
+    return f"<h2>{heading}</h2>{_table(block)}\n{_notes(block)}".rstrip()
+
+
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in table.headings)
+    # The first column is text in every table; the style says that.
+    words = [
+        " class=word" if table.numeric and index in table.words else ""
+        for index in range(len(table.headings))
+    ]
+    head = "".join(
+        f"<th{word}>{escape(heading)}</th>"
+        for word, heading in zip(words, table.headings, strict=True)
+    )
     rows = "".join(
         f"<tr{' class=ours' if ours else ''}>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "".join(
+            f"<td{word}>{escape(cell)}</td>"
+            for word, cell in zip(words, cells, strict=True)
+        )
         + "</tr>"
         for cells, ours in zip(table.rows, table.ours, strict=True)
     )
@@ -169,63 +181,9 @@ def _notes(table: Table) -> str:
 
 
 def _picture(path: Path) -> str:
-    title = path.stem.replace("_", " ").capitalize()
+    title = path.stem[:1].upper() + path.stem[1:].replace("_", " ")
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return (
         f"<h2>{escape(title)}</h2><div class=card><img class=wide "
         f'alt="{escape(title)}" src="data:image/png;base64,{data}"></div>'
     )
-
-
-def _players(results: dict[str, Any], folder: Path) -> str:
-    """Foldable list of utterances, each with all systems; the first one open."""
-    systems = sorted(results["systems"], key=lambda system: system["kbps"])
-    utt_ids = [file["utt_id"] for file in systems[0]["files"]]
-    blocks = []
-    for utt_id in utt_ids[:MAX_UTTERANCES]:
-        rows = [_player(folder, "reference", utt_id, "original", "", False)]
-        for system in systems:
-            scores = next(f for f in system["files"] if f["utt_id"] == utt_id)
-            name = system["name"]
-            rows.append(
-                _player(
-                    folder,
-                    system_folder(system),
-                    utt_id,
-                    f"{LABELS.get(name, name)} {system['kbps']:.1f} kbps",
-                    describe_scores(scores),
-                    name == "ours",
-                )
-            )
-        if any(rows):
-            opened = "" if blocks else " open"
-            blocks.append(
-                f"<details{opened}><summary>{escape(utt_id)}</summary>"
-                f"{''.join(rows)}</details>"
-            )
-    return "<h2>Listen</h2>\n" + "\n".join(blocks) if blocks else ""
-
-
-def _player(
-    folder: Path, system: str, utt_id: str, label: str, scores: str, ours: bool
-) -> str:
-    wav = Path("reconstructions") / system / f"{utt_id}.wav"
-    if not (folder / wav).exists():
-        return ""
-    return (
-        f"<div class='player{' ours' if ours else ''}'><b>{escape(label)}</b>"
-        f'<audio controls preload=none src="{quote(wav.as_posix())}"></audio>'
-        f"<span>{escape(scores)}</span></div>"
-    )
-
-
-def describe_scores(scores: dict[str, Any]) -> str:
-    """Write SNR and PESQ of one file, the one never without the other."""
-    texts = []
-    for name in ("snr_db", "pesq_wb"):
-        heading, digits, _ = METRICS[name]
-        value = scores.get(name)
-        text = "not measured" if value is None else f"{value:.{digits}f}"
-        quantity, _, unit = heading.partition(" ")
-        texts.append(f"{quantity} {text}" + (f" {unit}" if unit and value else ""))
-    return ", ".join(texts)

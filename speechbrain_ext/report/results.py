@@ -2,51 +2,35 @@
 
 RESULTS.md, plots and report.html are generated from it and never typed. Its shape::
 
-    {"task": "codec",
+    {"task": "codec" or "speaker",
      "created": "2026-01-31T12:00:00+00:00",
      "command": what recomputes it,
      "conditions": {"split_hash", "seed", "config_hash", "versions": {package: version},
                     "train_seconds", "parameters", "device", "threads", ...},
-     "systems": [{"name": "ours" or "opus",
-                  "kbps": float,
-                  "rate_kind": "nominal" or "measured payload",
-                  "mean": what mean_scores says of the files,
-                  "files": [{"utt_id", **what score_pair says}, ...]}, ...],
+     "systems": [what `codec.results` and `speaker.results` say, ...],
      "health": {"rejected_files": int, "rejected_batches": int, ...},
      "left_out": [{"utt_id", "reason", "cause", "epoch", "batch", "dump"}, ...]}
 
 A figure that could not be measured is ``null`` with its reason in ``not_measured``. A
-condition that is not known is ``null``. Wherever there is an SNR there is a PESQ, or
-the reason why not, beside it: SNR alone flatters a waveform codec. The means are
-checked against the files when read, so an edited figure is found. ``left_out`` names
-the train utterances in quarantine and is absent where there are none.
-
-The waveforms lie beside it, in ``reconstructions/<folder>/<utt_id>.wav``, the originals
-in the folder ``reference``; `system_folder` names the others.
+condition that is not known is ``null``. What can be recomputed is recomputed when
+read, so an edited figure is found. ``left_out`` names the train utterances in
+quarantine and is absent where there are none.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import write_json
+from speechbrain_ext.report.codec.results import codec_problems
+from speechbrain_ext.report.speaker.results import speaker_problems
 
-#: metric -> (heading, digits after the point, whether more is better). PESQ follows
-#: SNR: beside it in every table, on a narrow screen too.
-METRICS = {
-    "snr_db": ("SNR dB", 2, True),
-    "pesq_wb": ("PESQ-WB", 2, True),
-    "si_sdr_db": ("SI-SDR dB", 2, True),
-    "stoi": ("STOI", 3, True),
-    "estoi": ("ESTOI", 3, True),
-    "log_spectral_distance_db": ("LSD dB", 2, False),
-}
-RATE_KINDS = ("nominal", "measured payload")
 CONDITIONS = (
     "split_hash",
     "seed",
@@ -59,13 +43,30 @@ CONDITIONS = (
 )
 
 
+@dataclass(frozen=True)
+class TaskResults:
+    """What is checked, and made again, in a task's own way.
+
+    Attributes
+    ----------
+    find_problems : Callable
+        ``(results, folder)`` to a list of texts; ``folder`` is where the file lies.
+    stage : str
+        The stage of ``run.sh`` that makes the results.
+    """
+
+    find_problems: Callable[[dict[str, Any], Path], list[str]]
+    stage: str
+
+
+TASKS = {
+    "codec": TaskResults(codec_problems, "evaluate"),
+    "speaker": TaskResults(speaker_problems, "score"),
+}
+
+
 class ResultsError(UserError):
     """A ``results.json`` that is missing, broken or edited."""
-
-
-def system_folder(system: dict[str, Any]) -> str:
-    """Name the folder of a system's waveforms, such as ``ours_8.0k``."""
-    return f"{system['name']}_{system['kbps']:.1f}k"
 
 
 def write_results(path: str | os.PathLike, results: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def write_results(path: str | os.PathLike, results: dict[str, Any]) -> dict[str,
 
     Arguments
     ---------
-    path : str or PathLike
+    path : str or Path
         Where ``results.json`` shall be.
     results : dict
         As the module's documentation says.
@@ -88,7 +89,7 @@ def write_results(path: str | os.PathLike, results: dict[str, Any]) -> dict[str,
     ResultsError
         If they are not of that shape; all problems in one message, nothing written.
     """
-    _refuse(path, find_problems(results))
+    _refuse(path, find_problems(results, Path(path).parent), results)
     write_json(path, results)
     return results
 
@@ -108,21 +109,38 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
         _refuse(path, ["there is no such file"])
     except (OSError, ValueError) as error:
         _refuse(path, [f"can't be read as JSON: {error}"])
-    _refuse(path, find_problems(results))
+    _refuse(path, find_problems(results, Path(path).parent), results)
     return results
 
 
-def _refuse(path: str | os.PathLike, problems: list[str]) -> None:
-    if problems:
-        raise ResultsError(
-            f"results error ({len(problems)}) in {path}\n  "
-            + "\n  ".join(problems)
-            + "\nmake it anew with: ./run.sh --stage evaluate --force"
-        )
+def _refuse(path: str | os.PathLike, problems: list[str], results: Any = None) -> None:
+    if not problems:
+        return
+    task = TASKS.get(results.get("task")) if isinstance(results, dict) else None
+    known = [task] if task else TASKS.values()
+    commands = " or ".join(f"./run.sh --stage {task.stage} --force" for task in known)
+    raise ResultsError(
+        f"results error ({len(problems)}) in {path}\n  "
+        + "\n  ".join(problems)
+        + f"\nmake it anew with: {commands}"
+    )
 
 
-def find_problems(results: Any) -> list[str]:
-    """List what is wrong with results; empty if nothing is."""
+def find_problems(results: Any, folder: str | os.PathLike = ".") -> list[str]:
+    """List what is wrong with results; empty if nothing is.
+
+    Arguments
+    ---------
+    results : object
+        What was read.
+    folder : str or PathLike
+        The experiment; figures are recomputed from the scores that lie there.
+
+    Returns
+    -------
+    list of str
+        A line for each problem.
+    """
     if not isinstance(results, dict):
         return [f"must be an object, is {type(results).__name__}"]
     problems = [
@@ -132,8 +150,6 @@ def find_problems(results: Any) -> list[str]:
     ]
     if problems:
         return problems
-    if results["task"] != "codec":
-        problems.append(f"task: is {results['task']!r}; only 'codec' is known")
     for key in ("conditions", "health"):
         if not isinstance(results[key], dict):
             return [*problems, f"{key}: must be an object"]
@@ -146,13 +162,9 @@ def find_problems(results: Any) -> list[str]:
     if not isinstance(systems, list) or not systems:
         return [*problems, "systems: must be a list with at least one entry"]
     problems += _left_out_problems(results.get("left_out", []))
-    for index, system in enumerate(systems):
-        where = f"systems[{index}]"
-        try:
-            problems += [f"{where}.{text}" for text in _system_problems(system)]
-        except (KeyError, TypeError, AttributeError) as error:
-            problems.append(f"{where}: {type(error).__name__} {error}")
-    return problems
+    if not isinstance(results["task"], str) or results["task"] not in TASKS:
+        return [*problems, f"task: is {results['task']!r}; known: {', '.join(TASKS)}"]
+    return problems + TASKS[results["task"]].find_problems(results, Path(folder))
 
 
 def _left_out_problems(left_out: Any) -> list[str]:
@@ -163,53 +175,3 @@ def _left_out_problems(left_out: Any) -> list[str]:
         for index, entry in enumerate(left_out)
         if not isinstance(entry, dict) or not {"utt_id", "reason", "dump"} <= set(entry)
     ]
-
-
-def _system_problems(system: dict[str, Any]) -> list[str]:
-    from speechbrain_ext.scoring.signal import mean_scores
-
-    problems = []
-    kbps = system["kbps"]
-    if not isinstance(kbps, (int, float)) or not 0 < kbps < math.inf:
-        problems.append(f"kbps: is {kbps}; must be a positive number")
-    if system["rate_kind"] not in RATE_KINDS:
-        problems.append(f"rate_kind: is {system['rate_kind']!r}; one of {RATE_KINDS}")
-    utt_ids = [file["utt_id"] for file in system["files"]]
-    if not utt_ids or len(set(utt_ids)) != len(utt_ids):
-        problems.append("files: must be a list of at least one, each utt_id once")
-    mean = system["mean"]
-    if "snr_db" in mean and "pesq_wb" not in mean:
-        problems.append(f"mean: {system['name']} has snr_db but no pesq_wb beside it")
-    expected = mean_scores(system["files"])
-    for name in METRICS:
-        found, wanted = mean.get(name), expected.get(name)
-        if found is None and wanted is None:
-            continue
-        if None in (found, wanted) or not math.isclose(found, wanted, rel_tol=1e-6):
-            problems.append(f"mean.{name}: is {found}, the files give {wanted}")
-    return problems
-
-
-def margins_over_opus(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Compare each rate of Opus with our best rate that is not above it.
-
-    Returns
-    -------
-    list of dict
-        For each rate of Opus that one of ours is at most as high as: ``opus_kbps``,
-        ``our_kbps``, and for each metric our mean minus that of Opus (None where
-        either is not measured).
-    """
-    ours = [system for system in results["systems"] if system["name"] == "ours"]
-    rows = []
-    for opus in sorted(results["systems"], key=lambda system: system["kbps"]):
-        below = [system for system in ours if system["kbps"] <= opus["kbps"]]
-        if opus["name"] != "opus" or not below:
-            continue
-        best = max(below, key=lambda system: system["kbps"])
-        row: dict[str, Any] = {"opus_kbps": opus["kbps"], "our_kbps": best["kbps"]}
-        for name in METRICS:
-            pair = best["mean"].get(name), opus["mean"].get(name)
-            row[name] = None if None in pair else pair[0] - pair[1]
-        rows.append(row)
-    return rows

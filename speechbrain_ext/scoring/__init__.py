@@ -1,14 +1,13 @@
 """Scores: numpy in, numbers out."""
 
-from speechbrain_ext.scoring.backend import (
-    Backend,
-    BackendSettings,
+from speechbrain_ext.scoring.backend import Backend, BackendSettings
+from speechbrain_ext.scoring.calibration import Calibration
+from speechbrain_ext.scoring.choice import (
     Choice,
     choose_backend,
     cohort_trials,
     held_out_scores,
 )
-from speechbrain_ext.scoring.calibration import Calibration
 from speechbrain_ext.scoring.intervals import Interval, speaker_bootstrap
 from speechbrain_ext.scoring.metrics import (
     cllr,

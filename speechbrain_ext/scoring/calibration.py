@@ -19,7 +19,7 @@ class Calibration:
     ``log odds = slope * score + offset + logit(p_target)``, learned by scikit-learn's
     logistic regression with each class weighted by its prior (Brümmer & du Preez, 2006,
     sec. 5; the linear calibration of BOSARIS). It is to be learned on trials of
-    training speakers, best of folds (`backend.held_out_scores`), never on a test list.
+    training speakers, best of folds (`choice.held_out_scores`), never on a test list.
     The slope is positive, so calibration changes no ranking: EER and minDCF stay.
 
     Arguments

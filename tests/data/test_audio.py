@@ -118,6 +118,14 @@ def test_formats_unknown_to_soundfile_are_read_by_pyav(tmp_path, name, codec, fm
     assert level_db(wav, 440.0, 16000) == pytest.approx(-6.02, abs=0.3)
 
 
+def test_bare_gsm_frames_are_read_by_their_extension(tmp_path):
+    wav, path = tone(440.0, 8000), tmp_path / "a.gsm"
+    soundfile.write(path, wav, 8000, format="RAW", subtype="GSM610")
+    decoded, rate = load_audio(path)
+    assert rate == 8000
+    assert level_db(decoded, 440.0, 8000) == pytest.approx(-6.02, abs=1.0)
+
+
 def test_loading_converts_to_the_rate_that_is_asked_for(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(440.0, 8000), 8000)
     wav, rate = load_audio(tmp_path / "a.wav", 16000)

@@ -37,7 +37,10 @@ def test_an_unknown_corpus_names_the_nearest_and_all():
 
 @pytest.mark.parametrize("name", CORPORA)
 def test_every_corpus_can_be_opened_by_name(name, tmp_path):
-    options = {"sentences": tmp_path / "x"} if name in ("espeak", "festival") else {}
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text("# en\n" + "".join(f"{number}\n" for number in range(8)))
+    speaks = ("espeak", "espeak_voices", "festival")
+    options = {"sentences": sentences} if name in speaks else {}
     corpus = open_corpus(name, **options)
     assert callable(corpus.fetch)
     assert callable(corpus.items)
@@ -130,6 +133,21 @@ def test_the_first_sub_folder_is_the_speaker_only_if_asked(tmp_path):
         "bo-1": "bo",
         "top": None,
     }
+
+
+def test_where_speakers_are_needed_a_file_without_one_is_rejected(tmp_path):
+    for name in ["anna/1.wav", "an na/1.wav", "a.b/1.wav", "a.c/1.wav", "top.wav"]:
+        record(tmp_path / name)
+    corpus = FolderCorpus(speaker_from_folder=True, require_speaker=True)
+    items = by_id(corpus, tmp_path)
+    assert {item.utt_id for item in items.values() if item.fault} == {"top"}
+    assert kind_of(items["top"].fault) == "wrongly labelled"
+    # Four folders are four people, even where a dot or a space is all between them.
+    speakers = {item.spk_id for item in items.values() if not item.fault}
+    assert speakers == {"anna", "an_na", "a_b", "a_c"}
+    record(tmp_path / "an_na/1.wav")
+    speakers = {item.spk_id for item in by_id(corpus, tmp_path).values()} - {None}
+    assert len(speakers) == 5
 
 
 def test_a_folder_without_audio_says_what_would_do(tmp_path):

@@ -240,6 +240,30 @@ def test_packages_are_unpacked_once_and_lists_fetched_if_unknown(stand_ins, tmp_
     assert log.read_text().splitlines()[-1].endswith("download voices-c")
 
 
+def test_own_lists_are_fetched_once_a_day(stand_ins, tmp_path):
+    log, deb = tmp_path / "apt.log", tmp_path / "deb"
+    apt = APT % {"log": log, "knows": f'[ -e "{log}.updated" ]'}
+    # Only with our own lists the packages are known.
+    apt = apt.replace(
+        "--print-uris*)",
+        '--print-uris*) echo x; case "$*" in *Lists*) ;; *) exit 100 ;; esac;',
+    )
+    program(stand_ins, "apt-get", apt)
+    program(stand_ins, "dpkg-deb", 'mkdir -p "$3"')
+
+    def num_updates():
+        calls = log.read_text().splitlines()
+        return sum(call.endswith("update") for call in calls)
+
+    fetch_packages(["voices-a"], deb)
+    fetch_packages(["voices-b"], deb)
+    assert num_updates() == 1
+    yesterday = (deb / "apt/updated").stat().st_mtime - 25 * 3600
+    os.utime(deb / "apt/updated", (yesterday, yesterday))
+    fetch_packages(["voices-c"], deb)
+    assert num_updates() == 2
+
+
 def test_an_unknown_package_is_reported_with_the_sources(stand_ins, tmp_path):
     program(stand_ins, "apt-get", APT % {"log": tmp_path / "log", "knows": "exit 100"})
     program(stand_ins, "dpkg-deb", "exit 1")

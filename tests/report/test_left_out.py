@@ -11,10 +11,10 @@ from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.quarantine import Quarantine
 from speechbrain_ext.brain.quarantine_file import QuarantineError, quarantine_table
 from speechbrain_ext.report.html import render_html
+from speechbrain_ext.report.page import print_results, render_markdown
 from speechbrain_ext.report.results import ResultsError, read_results, write_results
-from speechbrain_ext.report.tables import print_results, render_markdown
 from speechbrain_ext.scoring.signal import mean_scores
-from speechbrain_ext.tasks.codec.evaluate import utterances_left_out
+from speechbrain_ext.tasks.conditions import utterances_left_out
 
 
 @pytest.fixture

@@ -12,21 +12,16 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from speechbrain_ext.errors import exits_cleanly
-from speechbrain_ext.report.command import make_report, report
-from speechbrain_ext.report.html import render_html
-from speechbrain_ext.report.plots import (
+from speechbrain_ext.report.codec.plots import (
     plot_rate_distortion,
     plot_spectrograms,
     plot_training,
 )
-from speechbrain_ext.report.results import (
-    ResultsError,
-    margins_over_opus,
-    read_results,
-    system_folder,
-    write_results,
-)
-from speechbrain_ext.report.tables import print_results, render_markdown
+from speechbrain_ext.report.codec.results import margins_over_opus, system_folder
+from speechbrain_ext.report.command import make_report, report
+from speechbrain_ext.report.html import render_html
+from speechbrain_ext.report.page import print_results, render_markdown
+from speechbrain_ext.report.results import ResultsError, read_results, write_results
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.scoring.signal import mean_scores
 

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from speechbrain_ext.scoring import backend
-from speechbrain_ext.scoring.backend import (
-    RAW_COSINE,
-    Backend,
-    BackendSettings,
+from speechbrain_ext.scoring.backend import RAW_COSINE, Backend, BackendSettings
+from speechbrain_ext.scoring.choice import (
     choose_backend,
     cohort_trials,
     held_out_scores,

@@ -2,8 +2,10 @@
 
 A corpus is a class with two methods (`Corpus`): ``fetch`` brings the audio onto this
 machine (stage *data*), ``items`` lists it with speaker, text and published role
-(stage *prepare*). Decoding, checking, splitting and writing are the same for
-all of them and live in `speechbrain_ext.data.prepare`.
+(stage *prepare*). Corpora for speaker verification may have two windows more:
+``speakers`` and ``trial_lists``, see `speakers_of` and `trial_lists_of`. Decoding,
+checking, splitting and writing are the same for all of them and live in
+`speechbrain_ext.data.prepare`.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from speechbrain_ext.errors import UserError
 #: name -> ("module:class", one line of help)
 CORPORA: dict[str, tuple[str, str]] = {
     "espeak": ("espeak:EspeakCorpus", "synthetic voices, embedded, needs no download"),
+    "espeak_voices": ("espeak_voices:EspeakVoices", "synthetic speakers, embedded"),
     "festival": ("festival:FestivalCorpus", "a human voice's diphones, from Debian"),
     "openslr66": ("openslr66:OpenSLR66Corpus", "crowd-sourced Telugu, OpenSLR SLR66"),
     "commonvoice": (
         "commonvoice:CommonVoiceCorpus",
         "Mozilla Common Voice, one locale",
     ),
+    "debian": ("debian_voices:DebianVoices", "66 human voices out of Debian packages"),
+    "voxceleb1": ("voxceleb1:VoxCeleb1Corpus", "VoxCeleb1 as wav, or a part of it"),
     "folder": ("folder:FolderCorpus", "your own recordings, any folder tree"),
 }
 
@@ -48,6 +53,9 @@ class Item:
         ``train``, ``valid`` or ``test`` where the corpus publishes its split.
     fault : str or None
         A reason to reject it that the corpus itself sees, such as a missing label.
+    source : str or None
+        Where it was recorded, as far as that is known: two recordings of one source
+        share microphone, room and codec more often than two of different sources.
     """
 
     utt_id: str
@@ -56,6 +64,33 @@ class Item:
     text: str | None = None
     role: str | None = None
     fault: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What a corpus knows of a speaker beside the recordings.
+
+    Arguments
+    ---------
+    spk_id : str
+        As in `Item`.
+    source : str or None
+        Package or session group; for a speaker with several, the first.
+    may_test : bool
+        False: maybe two people, so never scored.
+    same_side : str or None
+        Speakers with an equal name here may be one person: all go to one side of a
+        split.
+    note : str
+        What a reader of the results should know; one line.
+    """
+
+    spk_id: str
+    source: str | None = None
+    may_test: bool = True
+    same_side: str | None = None
+    note: str = ""
 
 
 class Corpus(Protocol):
@@ -106,6 +141,48 @@ def open_corpus(name: str, **options: Any) -> Corpus:
     module, attribute = CORPORA[name][0].split(":")
     corpus = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
     return corpus(**options)
+
+
+def speakers_of(
+    corpus: Corpus, raw: Path, data_folder: Path | None
+) -> dict[str, Speaker]:
+    """Return what the corpus knows of its speakers; most know nothing.
+
+    Arguments
+    ---------
+    corpus : Corpus
+        Its method ``speakers(raw, data_folder)`` is asked, where it has one.
+    raw, data_folder : Path
+        As for ``items``.
+
+    Returns
+    -------
+    dict
+        spk_id -> `Speaker`; may lack speakers of ``items``.
+    """
+    ask = getattr(corpus, "speakers", None)
+    return ask(raw, data_folder) if ask else {}
+
+
+def trial_lists_of(
+    corpus: Corpus, raw: Path, data_folder: Path | None
+) -> dict[str, Path]:
+    """Return the trial lists that the corpus publishes; most publish none.
+
+    Arguments
+    ---------
+    corpus : Corpus
+        Its method ``trial_lists(raw, data_folder)`` is asked, where it has one.
+    raw, data_folder : Path
+        As for ``items``.
+
+    Returns
+    -------
+    dict
+        Name -> a file with lines ``1 <utt_id> <utt_id>`` (target) and ``0 ...``.
+    """
+    ask = getattr(corpus, "trial_lists", None)
+    return ask(raw, data_folder) if ask else {}
 
 
 def require_folder(data_folder: Path | None, corpus: str, hint: str) -> Path:

@@ -10,11 +10,18 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import write_text
+
+#: What fetching needs on the PATH.
+PROGRAMS = ("apt-get", "dpkg-deb")
+
+# Own lists are fetched again when they are older: sources forget old versions.
+_MAX_LIST_AGE_SECONDS = 24 * 3600
 
 
 def fetch_packages(
@@ -45,7 +52,7 @@ def fetch_packages(
     WorkError
         If apt fails; its last lines are quoted.
     """
-    for program in ("apt-get", "dpkg-deb"):
+    for program in PROGRAMS:
         if shutil.which(program) is None:
             raise UserError(
                 f"debian: {program} is not on this machine, and the packages "
@@ -90,7 +97,12 @@ def _apt_command(names: Sequence[str], folder: Path) -> list[str]:
     for path in (lists / "partial", cache / "archives" / "partial"):
         path.mkdir(parents=True, exist_ok=True)
     private = [*base, "-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={cache}"]
-    _run([*private, "update"])
+    updated = folder / "apt" / "updated"
+    if not updated.exists() or (
+        time.time() - updated.stat().st_mtime > _MAX_LIST_AGE_SECONDS
+    ):
+        _run([*private, "update"])
+        write_text(updated, "")
     if not _knows(private, names):
         raise WorkError(
             f"debian: this system's package sources don't hold {' '.join(names)}; "

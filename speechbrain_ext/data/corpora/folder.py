@@ -31,10 +31,15 @@ class FolderCorpus:
     speaker_from_folder : bool
         Take the first sub-folder as the speaker (``speaker/utterance.wav``); files
         at the top then have none.
+    require_speaker : bool
+        Such a file at the top is rejected, with the reason.
     """
 
-    def __init__(self, speaker_from_folder: bool = False):
+    def __init__(
+        self, speaker_from_folder: bool = False, require_speaker: bool = False
+    ):
         self.speaker_from_folder = speaker_from_folder
+        self.require_speaker = require_speaker
 
     def fetch(self, raw: Path, data_folder: Path | None, *, nj: int = 1) -> None:
         """Look whether there is any audio; nothing is copied."""
@@ -49,12 +54,25 @@ class FolderCorpus:
         self.fetch(raw, data_folder)
         paths = sorted(find_audio(data_folder), key=os.fsencode)
         relative = [path.relative_to(data_folder) for path in paths]
+        speakers = self._name_speakers({short.parts[0] for short in relative})
         for path, short, utt_id in zip(
             paths, relative, name_all(relative), strict=True
         ):
             has_speaker = self.speaker_from_folder and len(short.parts) > 1
-            spk_id = clean_name(short.parts[0]) if has_speaker else None
-            yield Item(utt_id, path, spk_id=spk_id)
+            spk_id = speakers[short.parts[0]] if has_speaker else None
+            fault = None
+            if self.require_speaker and not has_speaker:
+                fault = "wrongly labelled: no folder names its speaker"
+            yield Item(utt_id, path, spk_id=spk_id, fault=fault)
+
+    def _name_speakers(self, folders: set[str]) -> dict[str, str]:
+        """Name a speaker after each folder, without making one person of two."""
+        if not self.require_speaker:
+            return {folder: clean_name(folder) for folder in folders}
+        names = sorted(folders)
+        # The suffix is what `name_all` takes away: dots in a name stay apart.
+        unique = name_all([Path(f"{name}.wav") for name in names])
+        return dict(zip(names, unique, strict=True))
 
 
 def find_audio(folder: Path) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import datetime
 import multiprocessing
 import os
 import pickle
@@ -18,19 +17,25 @@ import torch
 from rich.progress import Progress
 
 from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
-from speechbrain_ext.brain.policy import NonFinitePolicy
-from speechbrain_ext.brain.quarantine_file import quarantine_path, quarantine_table
-from speechbrain_ext.config import Recipe, load_recipe
+from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.audio import save_audio
 from speechbrain_ext.data.loader import read_samples
 from speechbrain_ext.data.manifest import split_hash
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.report.results import system_folder, write_results
-from speechbrain_ext.report.train_log import read_train_log
+from speechbrain_ext.report.codec.results import system_folder
+from speechbrain_ext.report.results import write_results
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
 from speechbrain_ext.tasks.codec.rates import quantizers_of
-from speechbrain_ext.tasks.experiment import check_device, environment
+from speechbrain_ext.tasks.conditions import (
+    health,
+    model_conditions,
+    now,
+    own_command,
+    trained_recipe,
+    utterances_left_out,
+)
+from speechbrain_ext.tasks.experiment import check_device
 from speechbrain_ext.tasks.settings import manifest_at
 
 
@@ -74,13 +79,7 @@ def evaluate(
     """
     started = time.monotonic()
     folder = Path(experiment)
-    if not (folder / "hyperparams.yaml").exists():
-        raise UserError(
-            f"evaluate: {folder} is no experiment (no hyperparams.yaml in it); train "
-            "first: ./run.sh --stage train"
-        )
-    # Where the experiment lies now, should it have been moved.
-    recipe = load_recipe(folder / "hyperparams.yaml", {"output_folder": str(folder)})
+    recipe = trained_recipe(folder, "evaluate")
     hparams = recipe.hparams
     sample_rate = hparams["sample_rate"]
     utterances = manifest_at(str(test_manifest), sample_rate)
@@ -121,10 +120,10 @@ def evaluate(
         folder / "results.json",
         {
             "task": "codec",
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
-                timespec="seconds"
+            "created": now(),
+            "command": own_command(
+                folder, f"python recipes/codec/evaluate.py {folder}"
             ),
-            "command": own_command(folder),
             "conditions": conditions(recipe, codec, folder, test_manifest, meta)
             | {"evaluate_seconds": round(time.monotonic() - started, 1)},
             "systems": systems,
@@ -241,58 +240,9 @@ def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
         recipe.hparams["valid_manifest"],
         test_manifest,
     ]
-    found = environment()
+    trained = {"epoch": meta["epoch"], "valid_snr_db": meta["snr"]}
     return {
         "split_hash": split_hash(*manifests),
-        "seed": recipe.hparams["seed"],
-        "config_hash": recipe.config_hash,
-        "model": type(codec).__name__,
-        "parameters": sum(p.numel() for p in codec.parameters()),
-        "epoch": meta["epoch"],
-        "valid_snr_db": meta["snr"],
-        "train_seconds": train_seconds(folder),
-        "versions": found["versions"],
-        "git": found["git"],
-        "processor": found["processor"],
-        "threads": found["threads"],
+        **model_conditions(recipe, codec, folder, trained),
         "device": str(next(codec.parameters()).device),
-    }
-
-
-def train_seconds(folder: Path) -> float | None:
-    """Seconds of training, summed over the epochs in the log."""
-    rows = read_train_log(folder / "train_log.txt")
-    seconds = [row["train seconds"] for row in rows if "train seconds" in row]
-    return round(sum(seconds), 1) if seconds else None
-
-
-def own_command(folder: Path) -> str:
-    """Return the command that made the experiment, as its run.sh says it."""
-    script = folder / "run.sh"
-    if script.exists():
-        lines = script.read_text(encoding="utf-8").splitlines()
-        commands = [line for line in lines if line and not line.startswith("#")]
-        if commands:
-            command = commands[-1].removeprefix("exec ").removesuffix(' "$@"')
-            # Run from its own folder, so what lies below needs no absolute path.
-            return command.replace(f"{folder.resolve().parent.parent}/", "")
-    return f"python recipes/codec/evaluate.py {folder}"
-
-
-def utterances_left_out(recipe: Recipe, folder: Path) -> list[dict]:
-    """List the train utterances in quarantine; see `quarantine_table`."""
-    policy = recipe.hparams.get("nan_guard") or NonFinitePolicy()
-    debug_folder = policy.dump_folder or folder / "debug_nan"
-    return quarantine_table(quarantine_path(policy, debug_folder))
-
-
-def health(folder: Path, datadir: Path) -> dict:
-    """Count what went wrong on the way: files and batches."""
-    rejected = datadir / "rejected.tsv"
-    files = 0
-    if rejected.exists():
-        files = max(0, len(rejected.read_text(encoding="utf-8").splitlines()) - 1)
-    return {
-        "rejected_files": files,
-        "rejected_batches": len(list((folder / "debug_nan").glob("nan_batch_*.json"))),
     }

@@ -1,0 +1,37 @@
+"""Score speaker embeddings: ``python recipes/speaker/score.py EXP --data=SPLIT``."""
+
+import sys
+
+import click
+
+from speechbrain_ext.cli import run
+from speechbrain_ext.tasks.speaker.backends import CHOICES
+from speechbrain_ext.tasks.speaker.score import score
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("experiment", type=click.Path())
+@click.option("--data", required=True, type=click.Path(), help="The split folder.")
+@click.option("--backend", type=click.Choice(CHOICES), default="auto")
+@click.option(
+    "--nan_trials",
+    type=click.Choice(["count", "filter", "raise"]),
+    default="count",
+    help="A trial without score is an error of the system, left out, or the end.",
+)
+@click.option("--max_nan_trials", type=click.IntRange(min=0), default=0)
+@click.option("--calibrate/--no_calibrate", help="Scores become likelihood ratios.")
+def command(experiment, data, backend, nan_trials, max_nan_trials, calibrate):
+    """Score the embeddings of EXPERIMENT on the trials of unseen speakers."""
+    score(
+        experiment,
+        data,
+        backend=backend,
+        nan_trials=nan_trials,
+        max_nan_trials=max_nan_trials,
+        calibrate=calibrate,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(command, sys.argv[1:], "score.py"))

@@ -1,0 +1,1 @@
+"""The report of a codec: scores beside Opus, spectrograms, players."""

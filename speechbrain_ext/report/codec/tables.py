@@ -1,0 +1,115 @@
+"""Tables of a codec: its scores beside Opus, and the margins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from speechbrain_ext.report.codec.results import METRICS, margins_over_opus
+from speechbrain_ext.report.tables import Page, Table
+
+LABELS = {"ours": "ours", "opus": "Opus"}
+RATE_NOTE = (
+    "↓: less is better. Our rates are nominal: codebooks x bits x frames per second. "
+    "Those of Opus are measured: its packets without the Ogg container, over the "
+    "duration of the files. Opus is aligned to a fraction of a sample before it is "
+    "scored."
+)
+
+
+def codec_page(results: dict[str, Any]) -> Page:
+    """Say what stands on the page of a codec, in order."""
+    table = score_table(results)
+    return Page(
+        str(results["conditions"].get("model") or "Codec"),
+        f"{table.title}. Scored {results['created']}.",
+        [part for part in (table, margin_table(results), RATE_NOTE) if part],
+    )
+
+
+def _metrics_shown(results: dict[str, Any]) -> list[str]:
+    return [
+        name
+        for name in METRICS
+        if any(name in system["mean"] for system in results["systems"])
+    ]
+
+
+def score_table(results: dict[str, Any]) -> Table:
+    """All systems, the rates of both in one order, so that neighbours compare."""
+    names = _metrics_shown(results)
+    notes: list[str] = []
+
+    def cell(system: dict[str, Any], name: str) -> str:
+        value = system["mean"].get(name)
+        reasons = system["mean"].get("not_measured", {}).get(name, {})
+        text = "not measured" if value is None else f"{value:.{METRICS[name][1]}f}"
+        if value is not None and not reasons:
+            return text
+        total = len(system["files"])
+        because = ", ".join(
+            reason if count == total else f"{reason} ({count} of {total} files)"
+            for reason, count in reasons.items()
+        )
+        heading = METRICS[name][0]
+        if value is None:
+            note = f"{heading} not measured: {because or 'not asked for'}"
+        else:
+            measured = total - sum(reasons.values())
+            note = f"{heading} over {measured} of {total} files; not measured: "
+            note += because
+        if note not in notes:
+            notes.append(note)
+        return f"{text} [{notes.index(note) + 1}]"
+
+    systems = sorted(results["systems"], key=lambda system: system["kbps"])
+    rows = [
+        [
+            LABELS.get(system["name"], system["name"]),
+            f"{system['kbps']:.1f}",
+            system["rate_kind"].split()[0],
+            *(cell(system, name) for name in names),
+        ]
+        for system in systems
+    ]
+    files = systems[0]["files"]
+    return Table(
+        f"Mean over {len(files)} test files",
+        ["codec", "kbps", "rate", *(_heading(name) for name in names)],
+        rows,
+        [system["name"] == "ours" for system in systems],
+        notes,
+        heading="Scores",
+    )
+
+
+def _heading(name: str) -> str:
+    heading, _, more_is_better = METRICS[name]
+    return heading if more_is_better else f"{heading} ↓"
+
+
+def margin_table(results: dict[str, Any]) -> Table | None:
+    """Ours minus Opus at no higher rate; None where there is nothing to compare."""
+    margins = margins_over_opus(results)
+    if not margins:
+        return None
+    names = _metrics_shown(results)
+    rows = [
+        [
+            f"{row['opus_kbps']:.1f}",
+            f"{row['our_kbps']:.1f}",
+            *(
+                "not measured"
+                if row[name] is None
+                else f"{row[name]:+.{METRICS[name][1]}f}"
+                for name in names
+            ),
+        ]
+        for row in margins
+    ]
+    return Table(
+        "Ours minus Opus, at no higher rate",
+        ["Opus kbps", "our kbps", *(_heading(name) for name in names)],
+        rows,
+        [False] * len(rows),
+        [],
+    )

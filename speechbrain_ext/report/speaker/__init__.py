@@ -1,0 +1,1 @@
+"""The report of speaker verification: errors, their intervals, and who is confused."""

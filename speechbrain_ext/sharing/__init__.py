@@ -1,0 +1,1 @@
+"""A trained model leaves the house: formats that others can run."""

@@ -265,6 +265,15 @@ def test_settings_that_cannot_train_are_told_together(data, tmp_path):
     assert not (tmp_path / "exp" / "hyperparams.yaml").exists()
 
 
+def test_several_processes_on_a_cpu_are_told_that_batchnorm_forbids_them(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    built = recipe(data, tmp_path / "exp", device="cpu")
+    with pytest.raises(UserError, match="2 processes need as many GPUs"):
+        task.check_settings(built.hparams, built.run_opts)
+
+
 def changed(data, folder, change):
     """A copy of the manifests with other speakers."""
     for role in ("train", "valid"):

@@ -21,6 +21,7 @@ from speechbrain_ext.tasks.initialize import load_initial_weights
 from speechbrain_ext.tasks.settings import (
     manifests,
     refuse,
+    runs_on_cpu,
     setting_faults,
     world_size,
 )
@@ -227,6 +228,11 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
     if not speeds or speeds[0] != 1 or min(speeds) <= 0 or len({*speeds}) < len(speeds):
         faults.append(
             f"speeds must begin with 1.0, all > 0 and different; got {speeds}"
+        )
+    if world_size() > 1 and runs_on_cpu(run_opts):
+        faults.append(
+            f"{world_size()} processes need as many GPUs: torch can't share the "
+            "statistics of BatchNorm between processes on a CPU; take one process"
         )
     refuse(faults)
 

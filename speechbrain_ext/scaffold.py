@@ -20,7 +20,23 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import write_text
 
 #: task -> the egs folder that is copied
-TEMPLATES = {"codec": "telugu"}
+TEMPLATES = {"codec": "telugu", "speaker": "voxceleb_mini"}
+
+# What the README of a new folder says of its task.
+_WORDS = {
+    "codec": {
+        "what": "on the embedded corpus",
+        "data": "your own recordings, any folder tree",
+        "recipe": "recipes/codec/transform.yaml",
+        "made": "`reconstructions/`",
+    },
+    "speaker": {
+        "what": "on voices that this machine can get",
+        "data": "your own recordings, speaker/utterance.wav",
+        "recipe": "recipes/speaker/ecapa_mini.yaml",
+        "made": "`embeddings/`, `scores/`",
+    },
+}
 
 #: The line of a template's run.sh that says where the checkout is.
 ROOT_LINE = "root=../..\n"
@@ -33,17 +49,17 @@ Made from `egs/{template}` by `speechbrain-ext new {task} {name}`; yours to edit
 ```
 ./run.sh --help                                  # stages and options
 ./run.sh --dry_run                               # what would run, and why
-./run.sh                                         # everything, on the embedded corpus
-./run.sh --data_folder DIR --tag mine            # your own recordings, any folder tree
+./run.sh                                         # everything, {what}
+./run.sh --data_folder DIR --tag mine            # {data}
 ./run.sh --stage train --learning_rate=5e-4      # any setting of the recipe
 ```
 
 - `run.sh`: the stages. The line `option corpus ...` holds the default corpus.
 - `local/`: everything that knows this corpus: where it comes from, how it is split.
-- The model and its training are the recipe, `recipes/codec/transform.yaml` of the
+- The model and its training are the recipe, `{recipe}` of the
   checkout; `./run.sh --recipe my.yaml` takes another one.
 - `data/` holds manifests, `exp/<tag>/` an experiment: `RESULTS.md`, `report.html`,
-  `reconstructions/`, `log/`, and `run.sh`, which goes on where it stopped.
+  {made}, `log/`, and `run.sh`, which goes on where it stopped.
 """
 
 
@@ -104,7 +120,8 @@ def make_recipe_folder(task: str, name: str, into: Path | None = None) -> Path:
             raise RuntimeError(f"{template}/run.sh has no single line {ROOT_LINE!r}")
         line = f"root={shlex.quote(_path_to(root, target))}\n"
         (folder / "run.sh").write_text(script.replace(ROOT_LINE, line), "utf-8")
-        text = README.format(name=name, task=task, template=template.name)
+        words = {"name": name, "task": task, "template": template.name}
+        text = README.format(**words, **_WORDS[task])
         write_text(folder / "README.md", text)
         os.rename(folder, target)
     return target

@@ -13,6 +13,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 
 from speechbrain_ext.brain import NaNSafeBrain
+from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.report.doctor import examine, render
 
@@ -214,10 +215,20 @@ class TaskBrain(NaNSafeBrain):
             train_logger.log_stats(meta, self.train_stats or None, valid_stats)
 
 
-def origin_of(recipe) -> dict:
-    """Return where the settings of a Brain are from, for its dumps."""
-    return {
+def brain_of(kind: type[TaskBrain], recipe: Recipe, modules: dict) -> TaskBrain:
+    """Build the Brain of a recipe; its dumps will say where its settings are from."""
+    hparams = recipe.hparams
+    hparams["train_loggers"] = [hparams["train_logger"]]
+    brain = kind(
+        modules=modules,
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=recipe.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.origin = {
         "recipe": recipe.path.name,
         "config_hash": recipe.config_hash,
         "presets": list(recipe.presets),
     }
+    return brain

@@ -36,6 +36,12 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def runs_on_cpu(run_opts: Mapping) -> bool:
+    """Whether a run without a further choice of a device takes the CPU."""
+    device = run_opts.get("device")
+    return not torch.cuda.is_available() if device is None else device == "cpu"
+
+
 def setting_faults(hparams: Mapping, run_opts: Mapping) -> list[str]:
     """Name the values of the right type with which no task could train an epoch.
 
@@ -73,7 +79,7 @@ def setting_faults(hparams: Mapping, run_opts: Mapping) -> list[str]:
     device = run_opts.get("device")
     if device is not None:
         check_device(device)
-    on_cpu = not torch.cuda.is_available() if device is None else device == "cpu"
+    on_cpu = runs_on_cpu(run_opts)
     for name in ("precision", "eval_precision"):
         if on_cpu and run_opts.get(name, hparams.get(name)) == "fp16":
             faults.append(f"{name} fp16 needs a GPU; on a CPU: --{name}=bf16 or fp32")

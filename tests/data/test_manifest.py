@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,3 +145,23 @@ def test_audio_outside_the_folder_is_written_as_an_absolute_path(tmp_path):
     entries = json.loads((tmp_path / "data" / "train.json").read_text())
     assert entries["a"]["wav"] == str(wav)
     assert verify_manifest(tmp_path / "data" / "train.json") == {"a": utterance}
+
+
+def test_a_source_and_audio_beside_the_manifest_s_folder_survive_a_move(tmp_path):
+    wav = tmp_path / "data/wav/a.wav"
+    wav.parent.mkdir(parents=True)
+    wav.write_bytes(b"x")
+    one = Utterance("a", wav, 1.0, 16000, "s", "0" * 64, "klettres")
+    path = tmp_path / "data/split1/train.json"
+    write_manifest(path, [one], data_folder=tmp_path / "data")
+    entry = json.loads(path.read_text())["a"]
+    assert (entry["wav"], entry["source"]) == ("../wav/a.wav", "klettres")
+    assert read_manifest(path)["a"] == one
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = read_manifest(tmp_path / "moved/split1/train.json")["a"]
+    assert moved.wav == tmp_path / "moved/wav/a.wav"
+    # Without a source the entry is as it always was.
+    write_manifest(path, [replace(one, source=None)])
+    entry = json.loads(path.read_text())["a"]
+    assert entry["wav"] == str(wav)
+    assert list(entry) == ["wav", "duration", "sample_rate", "spk_id", "sha256"]

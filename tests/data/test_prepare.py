@@ -1,6 +1,5 @@
 import json
-import os
-import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -90,27 +89,10 @@ def test_jobs_and_a_second_run_do_not_change_a_byte(recordings, tmp_path):
     assert contents(tmp_path / "one") == first
 
 
-def run_killed_at(recordings, folder, number):
-    """Run in a child that is killed with -9 before its number-th file is placed."""
-    pid = os.fork()
-    if pid == 0:
-        replace, calls = os.replace, iter(range(number + 1))
-
-        def kill_or_replace(*args):
-            if next(calls) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            replace(*args)
-
-        os.replace = kill_or_replace
-        try:
-            run(recordings, folder)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_killed_anywhere_and_run_again_gives_the_same_bytes(recordings, tmp_path):
+def test_killed_anywhere_and_run_again_gives_the_same_bytes(
+    recordings, tmp_path, run_killed_at
+):
     for index in range(5, NUM_FILES):
         (recordings / f"r{index:02d}.wav").unlink()
     (recordings / "bad.wav").write_text("not found")
@@ -119,7 +101,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(recordings, tmp_path
     num_kills = 0
     for number in range(100):
         folder = tmp_path / f"killed{number}"
-        if run_killed_at(recordings, folder, number) == 0:
+        if run_killed_at(partial(run, recordings, folder), number) == 0:
             break
         num_kills += 1
         run(recordings, folder)

@@ -1,4 +1,4 @@
-"""The real egs/telugu/run.sh, and folders that ``speechbrain-ext new`` makes of it."""
+"""The real run.sh of egs/, and folders that ``speechbrain-ext new`` makes of them."""
 
 import os
 import shutil
@@ -15,6 +15,7 @@ from speechbrain_ext.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CDPATH")}
 ENV["SPEECHBRAIN_EXT_PYTHON"] = sys.executable
+OWN_RECIPE = "train_manifest: a\nvalid_manifest: b\noutput_folder: c\n"
 
 
 @pytest.fixture
@@ -27,10 +28,11 @@ def checkout(tmp_path, monkeypatch):
             if folder == "speechbrain_ext":
                 ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
-    recipe = root / "recipes/codec/transform.yaml"
-    if not recipe.exists():
-        recipe.parent.mkdir(parents=True)
-        recipe.write_text("seed: 1\n")
+    for name in ("codec/transform", "speaker/ecapa_mini"):
+        recipe = root / f"recipes/{name}.yaml"
+        if not recipe.exists():
+            recipe.parent.mkdir(parents=True, exist_ok=True)
+            recipe.write_text(OWN_RECIPE)
     (root / "egs/telugu/local").mkdir(exist_ok=True)
     monkeypatch.setattr(scaffold, "project_root", lambda: root)
     return root
@@ -53,17 +55,13 @@ def output_of(*command, cwd="/"):
     return result.stdout
 
 
-# --- egs/telugu --------------------------------------------------------------------
-
-
-@pytest.fixture
-def telugu(checkout, tmp_path):
-    """Call egs/telugu/run.sh of a copy, from another directory."""
+def caller(script, cwd):
+    """Return a function that calls a run.sh from another directory."""
 
     def call(*arguments):
         done = subprocess.run(
-            [checkout / "egs/telugu/run.sh", *arguments],
-            cwd=tmp_path,
+            [script, *arguments],
+            cwd=cwd,
             env=ENV,
             capture_output=True,
             text=True,
@@ -73,6 +71,20 @@ def telugu(checkout, tmp_path):
         return done.returncode, done.stdout, done.stderr
 
     return call
+
+
+def commands_of(foretold):
+    """Return the commands that a dry run shows."""
+    return [text.strip() for text in foretold.splitlines() if text.startswith("    ")]
+
+
+# --- egs/telugu --------------------------------------------------------------------
+
+
+@pytest.fixture
+def telugu(checkout, tmp_path):
+    """Call egs/telugu/run.sh of a copy."""
+    return caller(checkout / "egs/telugu/run.sh", tmp_path)
 
 
 def test_telugu_help_lists_stages_and_options(telugu):
@@ -111,14 +123,14 @@ def test_telugu_wrong_usage_exits_2_with_a_reason(telugu, arguments, message):
 def test_telugu_dry_run_names_each_command(telugu, tmp_path):
     (tmp_path / "my rec").mkdir()
     recipe = tmp_path / "own.yaml"
-    recipe.write_text("train_manifest: a\nvalid_manifest: b\noutput_folder: c\n")
+    recipe.write_text(OWN_RECIPE)
     exp = tmp_path / "exp"
     code, out, err = telugu(
         *["--dry_run", "--data_folder", "my rec", "--expdir", exp, "--ngpu", "2"],
         *["--datadir", tmp_path / "d", "--recipe", "own.yaml"],
     )
     assert code == 0, err
-    lines = [line.strip() for line in out.splitlines() if line.startswith("    ")]
+    lines = commands_of(out)
     assert len(lines) == 5
     assert f"--corpus=folder --datadir={tmp_path}/d" in lines[1]
     assert f"'--data_folder={tmp_path}/my rec'" in lines[1]
@@ -127,6 +139,105 @@ def test_telugu_dry_run_names_each_command(telugu, tmp_path):
     assert lines[2].endswith("--device=cuda")
     assert f"evaluate.py {exp} --test_manifest={tmp_path}/d/test.json" in lines[3]
     assert not exp.exists()
+
+
+# --- egs/voxceleb_mini -------------------------------------------------------------
+
+
+@pytest.fixture
+def voxceleb(checkout, tmp_path):
+    """Call egs/voxceleb_mini/run.sh of a copy."""
+    return caller(checkout / "egs/voxceleb_mini/run.sh", tmp_path)
+
+
+def test_voxceleb_mini_help_lists_stages_and_options(voxceleb):
+    code, out, _ = voxceleb("--help")
+    assert code == 0
+    names = ("data", "prepare", "train", "embed", "score", "report")
+    for number, name in enumerate(names):
+        assert f"  {number}  {name}" in out
+    for option in (
+        "stage stop_stage force dry_run recipe preset tag corpus data_folder "
+        "split_seed num_test num_train max_rejected vad noise_folder rir_folder "
+        "init_from backend nan_trials max_nan_trials"
+    ).split():
+        assert f"  --{option}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corpus", "espeak", "--stage", "evaluate"], "no such stage"),
+        (["--corpus", "debain"], "did you mean 'debian'?"),
+        (["--corpus", "voxceleb1"], "needs --data_folder DIR"),
+        (["--corpus", "espeak", "--data_folder", "."], "makes its own speech"),
+        (["--corpus", "espeak", "--noise_folder", "musan"], "no such folder"),
+        (["--corpus", "espeak", "--nan_trials", "ignore"], "no such nan_trials"),
+        (["--corpus", "espeak", "--num_test", "0"], "must be at least 1"),
+        (["--corpus", "espeak", "--vad", "web"], "known: silero|none"),
+        (["--corpus", "espeak", "--max_nan_trails", "3"], "--max_nan_trials"),
+    ],
+)
+def test_voxceleb_mini_wrong_usage_exits_2_with_a_reason(voxceleb, arguments, message):
+    code, _, err = voxceleb(*arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_voxceleb_mini_dry_run_names_each_command(voxceleb, tmp_path, checkout):
+    (tmp_path / "my rec").mkdir()
+    (tmp_path / "own.yaml").write_text(OWN_RECIPE)
+    exp, data = tmp_path / "exp", tmp_path / "d"
+    code, out, err = voxceleb(
+        *["--dry_run", "--data_folder", "my rec", "--expdir", exp, "--split_seed=3"],
+        *["--datadir", data, "--recipe", "own.yaml", "--num_test", "5"],
+        *["--nan_trials=filter", "--max_nan_trials=2", "--ngpu", "0"],
+    )
+    assert code == 0, err
+    lines = commands_of(out)
+    assert len(lines) == 6
+    assert f"--corpus=folder --datadir={data}" in lines[1]
+    assert f"'--data_folder={tmp_path}/my rec' --split_seed=3 --num_test=5" in lines[1]
+    assert f"--train_manifest={data}/split3/train.json" in lines[2]
+    assert f"--valid_manifest={data}/split3/valid.json" in lines[2]
+    assert f"embed.py {exp} --data={data}/split3 --allow_nonfinite" in lines[3]
+    assert lines[3].endswith("--device=cpu")
+    assert f"score.py {exp} --data={data}/split3 --backend=auto" in lines[4]
+    assert lines[4].endswith("--nan_trials=filter --max_nan_trials=2")
+    assert lines[5].endswith(f"-m speechbrain_ext report {exp}")
+    assert not exp.exists()
+    assert not data.exists()
+
+
+def test_each_split_and_corpus_of_voxceleb_mini_is_an_experiment(voxceleb, checkout):
+    for arguments, tag in (
+        (["--corpus=espeak"], "ecapa_mini_espeak"),
+        (["--corpus=debian", "--split_seed=2"], "ecapa_mini_debian_split2"),
+        (["--corpus=debian", "--split_seed=2", "--tag=mine"], "mine"),
+    ):
+        _, out, _ = voxceleb("--dry_run", *arguments)
+        assert commands_of(out)[5].endswith(f"report exp/{tag}")
+
+
+def test_auto_is_settled_once_and_an_experiment_keeps_its_voices(voxceleb, checkout):
+    here = checkout / "egs/voxceleb_mini"
+    _, out, _ = voxceleb("--dry_run")
+    assert "--corpus auto:" in out
+    assert not (here / "data").exists()
+    (here / "data").mkdir()
+    for corpus in ("espeak", "debian"):
+        (here / "data/corpus").write_text(f"{corpus}\n")
+        _, out, _ = voxceleb("--dry_run")
+        assert f"local/data.py --corpus={corpus} --datadir=data/{corpus}" in out
+    settings = here / "exp/mine/.stages/settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("recipe=speaker/ecapa_mini\ncorpus=espeak\nsplit_seed=4\n")
+    _, out, _ = voxceleb("--dry_run", "--tag=mine")
+    assert "--corpus=espeak --datadir=data/espeak --split_seed=4" in out
+    (here / "data/corpus").write_text("damaged")
+    code, _, err = voxceleb("--dry_run")
+    assert code == 2
+    assert "remove that file" in err
 
 
 @pytest.mark.smoke
@@ -146,17 +257,28 @@ def test_shell_files_are_clean():
 # --- speechbrain-ext new -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["egs", "egs/more", "../else where"])
-def test_a_new_folder_runs_wherever_it_is_made(checkout, place, monkeypatch):
+@pytest.mark.parametrize(
+    ("task", "place", "train"),
+    [
+        ("codec", "egs", "codec/train.py"),
+        ("codec", "egs/more", "codec/train.py"),
+        ("codec", "../else where", "codec/train.py"),
+        ("speaker", "../else where", "speaker/train.py"),
+    ],
+)
+def test_a_new_folder_runs_wherever_it_is_made(
+    checkout, task, place, train, monkeypatch
+):
     into = checkout / place
     into.mkdir(exist_ok=True)
     monkeypatch.chdir(checkout)
-    assert run(["new", "codec", "my-corpus", "--into", place]) == 0
+    assert run(["new", task, "my-corpus", "--into", place]) == 0
     script = into / "my-corpus" / "run.sh"
     assert "(egs/my-corpus)" in output_of(script, "--help")
     foretold = output_of(script, "--dry_run", "--tag=x")
     assert "stage 2 train      will run: not run yet" in foretold
-    assert "codec/train.py" in foretold
+    assert train in foretold
+    assert f"recipes/{task}/" in (script.parent / "README.md").read_text()
     assert not (script.parent / "exp").exists()
     made = {p.name for p in script.parent.iterdir()}
     assert made == {"run.sh", "local", "README.md"}

@@ -102,6 +102,7 @@ def codec_state(brain):
 
 
 def assert_same_weights(a, b):
+    assert a.keys() == b.keys()
     assert not [name for name in a if not torch.equal(a[name], b[name])]
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
-from speechbrain_ext.config import load_recipe
 from speechbrain_ext.data import loader, speaker_loader
 from speechbrain_ext.data.manifest import ManifestError, read_manifest, write_manifest
 from speechbrain_ext.errors import UserError
@@ -22,6 +21,8 @@ from speechbrain_ext.tasks.speaker.brain import SpeakerBrain
 from speechbrain_ext.tasks.speaker.train import train
 from speechbrain_ext.tasks.speaker.validation import ValidScores, pieces_of
 from speechbrain_ext.tasks.speaker.weights import load_encoder
+from tests.tasks.test_codec_task import assert_same_weights
+from tests.tasks.test_codec_task import recipe as any_recipe
 from tests.tasks.voices import corpus
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "speaker" / "ecapa_mini.yaml"
@@ -49,18 +50,8 @@ def data(tmp_path_factory):
     return corpus(tmp_path_factory.mktemp("voices"))
 
 
-def recipe(data, output, *, path=RECIPE, base=None, **overrides):
-    return load_recipe(
-        path,
-        {
-            **(TINY if base is None else base),
-            "train_manifest": str(data / "train.json"),
-            "valid_manifest": str(data / "valid.json"),
-            "output_folder": str(output),
-            "noprogressbar": True,
-            **overrides,
-        },
-    )
+def recipe(data, output, **overrides):
+    return any_recipe(data, output, path=RECIPE, base=TINY, **overrides)
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +62,6 @@ def trained(data, tmp_path_factory):
 
 def state(brain):
     return brain.modules.state_dict()
-
-
-def assert_same_weights(a, b):
-    assert a.keys() == b.keys()
-    assert not [name for name in a if not torch.equal(a[name], b[name])]
 
 
 @pytest.mark.smoke
@@ -238,12 +224,13 @@ def test_a_nan_file_is_named_put_back_and_replayed(data, tmp_path, monkeypatch, 
     assert "utterance 's1.u1' holds 1 NaN" in caplog.text
     texts = [f.text for f in examine(folder) if f.passed is False]
     assert texts == [f"batches rejected: {brain.health.rejected}"]
-    # The data may be gone, and the margin was not its last one then.
+    # The data may be gone: who is which class stands in speakers.json.
     (data / "train.json").rename(data / "away.json")
     try:
         dump = read_dump(next((folder / "debug_nan").glob("nan_*.pt")))
         with our_brain(dump, None) as fresh:
             replay = replay_dump(dump, fresh)
+            assert fresh.classifier.margin == 0.0  # as before the batch, not the last
     finally:
         (data / "away.json").rename(data / "train.json")
     assert (replay.conclusion, replay.diagnosis.cause) == ("data", "input non-finite")
@@ -276,6 +263,15 @@ def test_settings_that_cannot_train_are_told_together(data, tmp_path):
     for name in wrong.keys() - {"device"}:
         assert name in str(caught.value)
     assert not (tmp_path / "exp" / "hyperparams.yaml").exists()
+
+
+def test_several_processes_on_a_cpu_are_told_that_batchnorm_forbids_them(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    built = recipe(data, tmp_path / "exp", device="cpu")
+    with pytest.raises(UserError, match="2 processes need as many GPUs"):
+        task.check_settings(built.hparams, built.run_opts)
 
 
 def changed(data, folder, change):

@@ -4,6 +4,7 @@
 nobody, test segments, and the lists of trials.
 """
 
+from speechbrain_ext.data.speakers.folder import SplitSettings
 from speechbrain_ext.data.speakers.prepare import (
     SpeakerSettings,
     SpeakerSummary,
@@ -11,13 +12,12 @@ from speechbrain_ext.data.speakers.prepare import (
 )
 from speechbrain_ext.data.speakers.proof import find_leaks
 from speechbrain_ext.data.speakers.split import Person, split_speakers, split_valid
-from speechbrain_ext.data.speakers.trials import TrialList
 
 __all__ = [
     "Person",
     "SpeakerSettings",
     "SpeakerSummary",
-    "TrialList",
+    "SplitSettings",
     "find_leaks",
     "prepare_speakers",
     "split_speakers",

@@ -37,15 +37,14 @@ from speechbrain_ext.data.speakers.segments import (
 )
 from speechbrain_ext.data.speakers.split import Person, split_valid
 from speechbrain_ext.data.speakers.trials import (
-    TrialList,
     keep_same_source,
     pair_all,
-    read_rows,
-    take_official,
+    read_official,
 )
 from speechbrain_ext.data.split import draw_order
 from speechbrain_ext.errors import WorkError
 from speechbrain_ext.files import write_json
+from speechbrain_ext.scoring.trials import Trials, write_trials
 
 
 @dataclass(frozen=True)
@@ -184,8 +183,8 @@ def write_split(
     if "main" in trial_lists:
         singles = {one.utt_id: one for mine in tested.values() for one in mine}
         lists = _official_lists(trial_lists, singles, written)
-        named = {key for trials in lists.values() for key in trials.keys}
-        test = [singles[key] for key in sorted(named)]
+        # Of a list that is filtered, ids may name what no trial needs.
+        test = [singles[name] for name in sorted(_names_of(lists.values()))]
     else:
         segments = pieces.add_segments(
             tested, settings.segment_seconds, settings.segments_per_test_speaker
@@ -213,9 +212,11 @@ def write_split(
         groups = {person.spk_id: person.group for person in people}
         main = _pair([made[one.utt_id] for one in segments], groups, settings)
         lists = {"main": main, "short": _pair(singles, groups, settings)}
-    by_key = {one.utt_id: made.get(one.utt_id, one) for one in test}
+    by_id = {one.utt_id: made.get(one.utt_id, one) for one in test}
     if "hard" not in lists:
-        sources = [by_key[key].source for key in lists["main"].keys]
+        sources = [
+            getattr(by_id.get(name), "source", None) for name in lists["main"].ids
+        ]
         lists["hard"] = keep_same_source(lists["main"], sources)
     _write_lists(draft / "trials", lists, written)
     write_json(draft / PARTS_NAME, pieces.parts)
@@ -312,7 +313,7 @@ def _draw_singles(tested, seed: int, settings: SplitSettings) -> list[Utterance]
     return drawn
 
 
-def _pair(pieces: Sequence[Utterance], groups, settings: SplitSettings) -> TrialList:
+def _pair(pieces: Sequence[Utterance], groups, settings: SplitSettings) -> Trials:
     return pair_all(
         [one.utt_id for one in pieces],
         [one.spk_id for one in pieces],
@@ -327,27 +328,35 @@ def _official_lists(trial_lists, singles, written: WrittenSplit):
     lists = {}
     for name, path in trial_lists.items():
         try:
-            rows = list(read_rows(path))
-            lists[name], missing = take_official(rows, speaker_of)
-        except (OSError, ValueError) as error:
+            lists[name], missing, dropped = read_official(path, speaker_of)
+        except ValueError as error:
             raise WorkError(f"prepare: trial list {name}: {path}: {error}") from None
-        if missing:
+        if dropped:
+            total = dropped + len(lists[name].labels)
             written.remarks.append(
-                f"prepare: list {name}: {len(rows) - len(lists[name])} of {len(rows)} "
-                f"trials fall out: {len(missing)} of their recordings are not usable "
-                f"or not there, such as {missing[0]}"
+                f"prepare: list {name}: {dropped} of {total} trials fall out: "
+                f"{len(missing)} recordings are not usable or not there"
+                + (f", such as {missing[0]}" if missing else ", one meets itself")
             )
     return lists
+
+
+def _names_of(lists: Iterable[Trials]) -> set[str]:
+    return {
+        trials.ids[index]
+        for trials in lists
+        for index in {*trials.enroll.tolist(), *trials.test.tolist()}
+    }
 
 
 def _write_lists(folder: Path, lists, written: WrittenSplit) -> None:
     """Write the lists that can be scored; only ``main`` must."""
     folder.mkdir()
     for name, trials in lists.items():
-        targets = trials.num_targets
-        others = len(trials) - targets
+        targets = int(trials.labels.sum())
+        others = len(trials.labels) - targets
         if targets and others:
-            trials.write(folder / f"{name}.txt")
+            write_trials(folder / f"{name}.txt", trials)
             written.trials[name] = (targets, others)
         elif name == "main":
             raise WorkError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from speechbrain_ext.data.corpora import Item, Speaker
 from speechbrain_ext.data.manifest import Utterance
@@ -87,7 +88,22 @@ def find_people(
                 group=about.same_side or spk_id,
             )
         )
-    return people
+    return _bind_groups(people)
+
+
+def _bind_groups(people: list[Person]) -> list[Person]:
+    """Keep from the test who stays with somebody that may not be tested."""
+    barred = {
+        one.group: one.spk_id for one in people if not (one.may_test or one.left_out)
+    }
+    bound = []
+    for one in people:
+        if one.may_test and one.group in barred:
+            why = f"maybe the same as {barred[one.group]}, who may not be tested"
+            reason = "; ".join(filter(None, [one.reason, why]))
+            one = replace(one, may_test=False, reason=reason)
+        bound.append(one)
+    return bound
 
 
 def shared_audio(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from speechbrain_ext.data.manifest import Utterance, read_manifest
-from speechbrain_ext.data.speakers.trials import read_rows
+from speechbrain_ext.scoring.trials import read_trials
 
 #: Beside the manifests: which utterances each piece of audio was made of.
 PARTS_NAME = "parts.json"
@@ -74,12 +74,18 @@ def find_leaks(
     leaks.append(("utterances in train and valid", both))
     made_of = {key: set(parts.get(key, [key])) for key in manifests["test"]}
     for path in sorted((folder / "trials").glob("*.txt")):
-        strangers, same = set(), set()
-        for _, enroll, test in read_rows(path):
-            if enroll not in made_of or test not in made_of:
-                strangers |= {enroll, test} - made_of.keys()
-            elif not made_of[enroll].isdisjoint(made_of[test]):
-                same.add(f"{enroll} {test}")
+        trials = read_trials(path)
+        ids = trials.ids
+        strangers = set(ids) - made_of.keys()
+        same = {
+            f"{ids[enroll]} {ids[test]}"
+            for enroll, test in zip(
+                trials.enroll.tolist(), trials.test.tolist(), strict=True
+            )
+            if not made_of.get(ids[enroll], set()).isdisjoint(
+                made_of.get(ids[test], ())
+            )
+        }
         leaks.append((f"keys of {path.name} that test.json lacks", strangers))
         leaks.append((f"trials of {path.name} that share an utterance", same))
     return [

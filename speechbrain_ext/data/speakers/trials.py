@@ -1,100 +1,43 @@
-"""Trial lists: which two pieces of audio are compared, and whether one person speaks.
-
-The official format of VoxCeleb, a line for each: ``1 key key`` for one speaker, ``0 key
-key`` for two. Keys are the names of a manifest, whole, dots and all.
-"""
+"""Which two pieces of audio are compared, and whether one person speaks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from speechbrain_ext.data.split import draw_order
-from speechbrain_ext.files import atomic_path
+from speechbrain_ext.scoring.trials import Trials, read_trials
 
 #: Rows of the pair matrix looked at together: bounds the memory.
 _ROWS = 256
 
 
-@dataclass(frozen=True)
-class TrialList:
-    """Pairs of keys with labels.
-
-    Arguments
-    ---------
-    keys : list of str
-        What the indices stand for.
-    labels : numpy.ndarray
-        bool [n]: one speaker (target).
-    enroll, test : numpy.ndarray
-        int32 [n], indices of ``keys``.
-    """
-
-    keys: list[str]
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    enroll: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    test: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-
-    def __len__(self) -> int:
-        """Return the number of trials."""
-        return len(self.labels)
-
-    @property
-    def num_targets(self) -> int:
-        """Trials of one speaker with itself."""
-        return int(self.labels.sum())
-
-    def where(self, wanted: np.ndarray) -> TrialList:
-        """Return those trials for which ``wanted`` (bool [n]) is true."""
-        return TrialList(
-            self.keys, self.labels[wanted], self.enroll[wanted], self.test[wanted]
-        )
-
-    def write(self, path: str | os.PathLike) -> None:
-        """Write the official format, atomically."""
-        with (
-            atomic_path(path) as temporary,
-            open(temporary, "w", encoding="utf-8") as stream,
-        ):
-            rows = zip(
-                self.labels.tolist(),
-                self.enroll.tolist(),
-                self.test.tolist(),
-                strict=True,
-            )
-            keys = self.keys
-            stream.writelines(
-                f"{label:d} {keys[a]} {keys[b]}\n" for label, a, b in rows
-            )
-
-
 def pair_all(
-    keys: Sequence[str],
+    ids: Sequence[str],
     speakers: Sequence[str],
     groups: Sequence[str],
     *,
     limit: int = 2_000_000,
-) -> TrialList:
-    """Compare each key with each other one.
+) -> Trials:
+    """Compare each piece of audio with each other one.
 
     Pairs of different speakers of one group are left out: they may be one person.
-    Of too many pairs those with the smallest hash of their two keys stay, targets
+    Of too many pairs those with the smallest hash of their two ids stay, targets
     first.
 
     Arguments
     ---------
-    keys, speakers, groups : Sequence of str
+    ids, speakers, groups : Sequence of str
         Name, speaker and group of each piece of audio.
     limit : int
         Largest number of trials.
 
     Returns
     -------
-    TrialList
-        In the order of the keys.
+    Trials
+        In the order of the ids.
 
     Example
     -------
@@ -104,21 +47,21 @@ def pair_all(
     >>> trials.labels.tolist()
     [True, False, False]
     """
-    num_keys = len(keys)
+    num_ids = len(ids)
     speaker = np.unique(np.asarray(speakers), return_inverse=True)[1]
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     draws = np.array(
-        [int(draw_order("trial", key)[:16], 16) for key in keys], dtype=np.uint64
+        [int(draw_order("trial", name)[:16], 16) for name in ids], dtype=np.uint64
     )
-    sizes = np.bincount(speaker, minlength=1) if num_keys else np.zeros(1, int)
+    sizes = np.bincount(speaker, minlength=1) if num_ids else np.zeros(1, int)
     num_targets = int((sizes * (sizes - 1) // 2).sum())
-    num_pairs = num_keys * (num_keys - 1) // 2
+    num_pairs = num_ids * (num_ids - 1) // 2
     max_targets = min(num_targets, limit)
     max_others = limit - max_targets
     kept = []
-    for start in range(0, num_keys, _ROWS):
-        rows = np.arange(start, min(start + _ROWS, num_keys))
-        first, second = np.nonzero(rows[:, None] < np.arange(num_keys)[None])
+    for start in range(0, num_ids, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, num_ids))
+        first, second = np.nonzero(rows[:, None] < np.arange(num_ids)[None])
         first = rows[first]
         same = speaker[first] == speaker[second]
         order = _mix(draws[first] + draws[second])
@@ -129,7 +72,8 @@ def pair_all(
         )
         kept.append((same[wanted], first[wanted], second[wanted], order[wanted]))
     if not kept:
-        return TrialList(list(keys))
+        nothing = np.zeros(0, np.int32)
+        return Trials(nothing.astype(bool), nothing, nothing, [])
     labels, enroll, test, order = map(np.concatenate, zip(*kept, strict=True))
     chosen = np.sort(
         np.concatenate(
@@ -139,11 +83,11 @@ def pair_all(
             ]
         )
     )
-    return TrialList(
-        list(keys),
+    return Trials(
         labels[chosen],
         enroll[chosen].astype(np.int32),
         test[chosen].astype(np.int32),
+        list(ids),
     )
 
 
@@ -167,84 +111,69 @@ def _smallest(indices: np.ndarray, order: np.ndarray, count: int) -> np.ndarray:
     return indices[np.argsort(order[indices], kind="stable")[:count]]
 
 
-def keep_same_source(trials: TrialList, sources: Sequence[str | None]) -> TrialList:
+def select(trials: Trials, wanted: np.ndarray) -> Trials:
+    """Return those trials for which ``wanted``, bool [num_trials], is true."""
+    labels, enroll, test, ids = trials
+    return Trials(labels[wanted], enroll[wanted], test[wanted], ids)
+
+
+def keep_same_source(trials: Trials, sources: Sequence[str | None]) -> Trials:
     """Return all targets, and those non-targets whose two sides share a source.
 
     Arguments
     ---------
-    trials : TrialList
+    trials : Trials
         The main list.
     sources : Sequence of (str or None)
-        Of each of its keys; None is a source as well.
+        Of each of its ids; None is a source as well.
     """
     source = np.unique([str(one) for one in sources], return_inverse=True)[1]
-    return trials.where(trials.labels | (source[trials.enroll] == source[trials.test]))
+    same = source[trials.enroll] == source[trials.test]
+    return select(trials, trials.labels | same)
 
 
-def take_official(
-    rows: Iterable[tuple[int, str, str]], known: Mapping[str, str]
-) -> tuple[TrialList, list[str]]:
-    """Make a list of a corpus' published trials.
+def read_official(
+    path: str | os.PathLike, speaker_of: Mapping[str, str]
+) -> tuple[Trials, list[str], int]:
+    """Read a corpus' published list and drop what is not there.
 
     Arguments
     ---------
-    rows : Iterable of (int, str, str)
-        Label and two keys.
-    known : Mapping
+    path : str or PathLike
+        The list, in terms of utt_ids.
+    speaker_of : Mapping
         utt_id -> speaker of what may be tested.
 
     Returns
     -------
-    TrialList
-        The trials whose keys are known, in the order given.
+    Trials
+        Those whose two ids are known and differ, in the order of the file.
     list of str
-        Keys that are not, sorted.
+        The ids that are not, sorted.
+    int
+        Number of trials dropped.
 
     Raises
     ------
+    UserError
+        If the file is not a trial list.
     ValueError
-        If a label contradicts the speakers: all such trials, up to ten.
+        If a label contradicts the speakers; shows up to ten.
     """
-    keys: dict[str, int] = {}
-    missing, wrong, columns = set(), [], ([], [], [])
-    for label, enroll, test in rows:
-        unknown = {enroll, test} - known.keys()
-        if unknown:
-            missing |= unknown
-            continue
-        if bool(label) != (known[enroll] == known[test]):
-            wrong.append(f"{label} {enroll} {test}")
-            continue
-        for column, value in zip(
-            columns,
-            (bool(label), *(keys.setdefault(k, len(keys)) for k in (enroll, test))),
-            strict=True,
-        ):
-            column.append(value)
-    if wrong:
-        shown = "; ".join(wrong[:10])
+    trials = read_trials(path)
+    ids = trials.ids
+    there = np.array([name in speaker_of for name in ids])
+    speaker = np.unique(
+        [speaker_of.get(name, "") for name in ids], return_inverse=True
+    )[1]
+    known = there[trials.enroll] & there[trials.test]
+    kept = select(trials, known & (trials.enroll != trials.test))
+    same = speaker[kept.enroll] == speaker[kept.test]
+    if len(wrong := np.flatnonzero(same != kept.labels)):
+        shown = "; ".join(
+            f"{int(kept.labels[i])} {ids[kept.enroll[i]]} {ids[kept.test[i]]}"
+            for i in wrong[:10]
+        )
         raise ValueError(f"{len(wrong)} trials contradict the speakers: {shown}")
-    labels, enroll, test = columns
-    trials = TrialList(
-        list(keys),
-        np.array(labels, dtype=bool),
-        np.array(enroll, dtype=np.int32),
-        np.array(test, dtype=np.int32),
-    )
-    return trials, sorted(missing)
-
-
-def read_rows(path: str | os.PathLike) -> Iterator[tuple[int, str, str]]:
-    """Read ``label key key`` lines, one at a time.
-
-    Raises
-    ------
-    ValueError
-        Telling the first line that is none.
-    """
-    with open(path, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            words = line.split()
-            if len(words) != 3 or words[0] not in ("0", "1"):
-                raise ValueError(f"line {number} is not a trial: {line[:80]!r}")
-            yield int(words[0]), words[1], words[2]
+    missing = [name for name, known in zip(ids, there, strict=True) if not known]
+    return kept, missing, len(trials.labels) - len(kept.labels)

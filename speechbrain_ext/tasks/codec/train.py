@@ -12,7 +12,7 @@ from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.loader import crop_loader, read_samples, utterance_loader
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.tasks import settings
-from speechbrain_ext.tasks.brain import origin_of
+from speechbrain_ext.tasks.brain import brain_of
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.rates import quantizers_of
 from speechbrain_ext.tasks.initialize import load_initial_weights
@@ -63,16 +63,7 @@ def make_brain(recipe: Recipe) -> CodecBrain:
         torch.set_num_threads(hparams["num_threads"])
     quantizers_of(hparams["modules"]["codec"], hparams["valid_kbps"], "valid_kbps")
     quantizers_of(hparams["modules"]["codec"], hparams["eval_kbps"], "eval_kbps")
-    hparams["train_loggers"] = [hparams["train_logger"]]
-    brain = CodecBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=recipe.run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.origin = origin_of(recipe)
-    return brain
+    return brain_of(CodecBrain, recipe, hparams["modules"])
 
 
 def make_loaders(recipe: Recipe, train_set: dict, valid_set: dict) -> tuple:

@@ -87,17 +87,12 @@ class SpeakerBrain(TaskBrain):
         self.remember({"loss": loss, "accuracy": hits})
         return loss
 
-    def on_fit_batch_start(self, batch, should_step):
-        """Set learning rate and margin of the coming step."""
-        super().on_fit_batch_start(batch, should_step)
-        # Of all batches of an accumulation window, so also of the run's first one.
-        self.hparams.margin_ramp.apply(self.classifier)
-
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Count a step that was taken."""
+        """Count a step that was taken; the margin of the next one follows."""
         super().on_fit_batch_end(batch, outputs, loss, should_step)
         if should_step:
             self.hparams.margin_ramp.advance()
+            self.hparams.margin_ramp.apply(self.classifier)
 
     # -- a run -------------------------------------------------------------------
 
@@ -116,6 +111,15 @@ class SpeakerBrain(TaskBrain):
         steps = len(train_set) // self.grad_accumulation_factor
         self.hparams.margin_ramp.total_steps = steps * epoch_counter.limit
         super().fit(epoch_counter, train_set, valid_set, **kwargs)
+
+    def on_fit_start(self):
+        """Prepare as `TaskBrain` does; go on with the margin of the step to come.
+
+        It is set between batches and not within one: a dump holds the state before its
+        batch, and ``replay`` takes the margin from there.
+        """
+        super().on_fit_start()
+        self.hparams.margin_ramp.apply(self.classifier)
 
     def finish(self, valid_set) -> None:
         """Make the checkpoint of the averaged weights, unless it is there."""
@@ -145,7 +149,7 @@ class SpeakerBrain(TaskBrain):
     # -- an epoch ----------------------------------------------------------------
 
     def log_items(self):
-        """Learning rate and margin of the last step."""
+        """Learning rate of the last step, and the margin of the next one."""
         return {**super().log_items(), "margin": self.classifier.margin}
 
     def on_stage_start(self, stage, epoch=None):

@@ -16,11 +16,12 @@ from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.data.speaker_loader import speaker_loader
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.tasks import settings
-from speechbrain_ext.tasks.brain import origin_of
+from speechbrain_ext.tasks.brain import brain_of
 from speechbrain_ext.tasks.initialize import load_initial_weights
 from speechbrain_ext.tasks.settings import (
     manifests,
     refuse,
+    runs_on_cpu,
     setting_faults,
     world_size,
 )
@@ -100,18 +101,10 @@ def make_brain(recipe: Recipe) -> SpeakerBrain:
     if policy is not None and policy.label_ranges is None:
         # Known, so the very first batch is checked too.
         policy.label_ranges = {"spk": num_classes}
-    hparams["train_loggers"] = [hparams["train_logger"]]
     classifier = classifier_for(hparams, num_classes)
     hparams["checkpointer"].add_recoverable("classifier", classifier)
-    brain = SpeakerBrain(
-        modules={**hparams["modules"], "classifier": classifier},
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=recipe.run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.origin = origin_of(recipe)
-    return brain
+    modules = {**hparams["modules"], "classifier": classifier}
+    return brain_of(SpeakerBrain, recipe, modules)
 
 
 def classifier_for(hparams: Mapping, num_classes: int) -> torch.nn.Module:
@@ -235,6 +228,11 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
     if not speeds or speeds[0] != 1 or min(speeds) <= 0 or len({*speeds}) < len(speeds):
         faults.append(
             f"speeds must begin with 1.0, all > 0 and different; got {speeds}"
+        )
+    if world_size() > 1 and runs_on_cpu(run_opts):
+        faults.append(
+            f"{world_size()} processes need as many GPUs: torch can't share the "
+            "statistics of BatchNorm between processes on a CPU; take one process"
         )
     refuse(faults)
 

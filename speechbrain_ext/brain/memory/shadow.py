@@ -101,7 +101,8 @@ class TensorShadow:
         ]
         self._gathered = [self.held[i] for g in self._groups.values() for i in g]
         self._pointers = list(map(torch.Tensor.data_ptr, self._gathered))
-        self._quick: list[tuple] | None = None
+        #: How to look at the live tensors where they are; None: first look thoroughly.
+        self.quick: list[tuple] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -131,7 +132,7 @@ class TensorShadow:
         """Let go of the live tensors; the memory waits for `follow`."""
         self.live, self.held = [], []
         self._gathers, self._gathered, self._pointers = [], [], []
-        self._after = self._quick = None
+        self._after = self.quick = None
 
     def take(self) -> None:
         """Copy the live tensors into the shadow."""
@@ -178,7 +179,7 @@ class TensorShadow:
         list[torch.Tensor]
             Scalars that are 0, or NaN where there is such an element; no sync.
         """
-        if self._quick is not None and self.matches(now):
+        if self.quick is not None and self.matches(now):
             if list(map(torch.Tensor.data_ptr, self._gathered)) == self._pointers:
                 return self._look_quickly()
         with torch.no_grad():
@@ -240,7 +241,7 @@ class TensorShadow:
             for key, exempt in self._exempt.items()
         ):
             return
-        self._quick = []
+        self.quick = []
         for parts, block in self._gathers:
             if not is_float(block):
                 continue
@@ -250,12 +251,12 @@ class TensorShadow:
             for several in ([small] if small else []) + [[part] for part in large]:
                 size = sum(part.numel() for part in several)
                 zeros = self._zeros_for(block, size) if size <= _SCRATCH else None
-                self._quick.append((several, zeros))
+                self.quick.append((several, zeros))
 
     def _look_quickly(self) -> list[torch.Tensor]:
         """Look at the live tensors where they are; only small ones are gathered."""
         scalars = []
-        for parts, zeros in self._quick:
+        for parts, zeros in self.quick:
             values = torch.cat(parts) if len(parts) > 1 else parts[0]
             if zeros is None:
                 scalars.append(self._zero_or_nan_sum(values))

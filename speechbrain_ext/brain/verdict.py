@@ -107,7 +107,9 @@ def judge(
         of another rank alone are not finite.
     """
     loss, device = _scalar(loss), loss.device
-    norms = [_scalar(norm).to(device) for norm in norms]
+    norms = list(map(_scalar, norms))
+    if device.type != "cpu" or len(norms) > 1:
+        norms = [norm.to(device) for norm in norms]
     if norms[1:]:
         norms = [torch.linalg.vector_norm(torch.stack(norms))]
     elif agree and not norms:  # the flags have their places

@@ -49,6 +49,9 @@ class Glance:
         self._large: list[torch.Tensor] = []
         small: dict[torch.dtype, list[torch.Tensor]] = {}
         for tensor in [t for shadow in shadows for t in shadow.held if is_float(t)]:
+            if not tensor.numel():  # sends torch.cat on a path twice as long
+                self._fixed.append(tensor)
+                continue
             # A vector is read through its own object, which knows where it lies now.
             if tensor.ndim != 1 or tensor.requires_grad:
                 self._fixed.append(tensor)

@@ -95,10 +95,13 @@ class TensorShadow:
 
     def _bind(self) -> None:
         """Point at the memory in which the live tensors are now."""
-        self._gathers = [
-            ([self.held[i].detach().view(-1) for i in group], self.blocks[key])
-            for key, group in self._groups.items()
-        ]
+        self._gathers = []
+        for key, group in self._groups.items():
+            parts = [self.held[i].detach().view(-1) for i in group]
+            # One empty tensor alone sends torch.cat on a path that takes twice as long.
+            parts = [part for part in parts if part.numel()]
+            if parts:
+                self._gathers.append((parts, self.blocks[key]))
         self._gathered = [self.held[i] for g in self._groups.values() for i in g]
         self._pointers = list(map(torch.Tensor.data_ptr, self._gathered))
         #: How to look at the live tensors where they are; None: first look thoroughly.

@@ -44,7 +44,7 @@ class Gradients:
         accumulation window and for parameters whose optimizer is frozen.
         """
         self._parameters, self._grads = parameters, list(map(_grad, parameters))
-        if all(map(operator.is_, self._grads, itertools.repeat(None))):
+        if self._grads.count(None) == len(parameters):
             self._shadow.release()
             return
         self._shadow.follow([grad for grad in self._grads if grad is not None])

@@ -214,7 +214,10 @@ class Guard:
         named = getattr(self.brain, "optimizers_dict", None) or {}
         known = set(map(id, named.values()))
         space = vars(self.brain)
-        fits = map(isinstance, space.values(), itertools.repeat(torch.optim.Optimizer))
+        kinds = map(
+            type, space.values()
+        )  # isinstance asks twice where the answer is no
+        fits = map(issubclass, kinds, itertools.repeat(torch.optim.Optimizer))
         found = {
             name: value
             for name, value in itertools.compress(space.items(), fits)

@@ -15,11 +15,10 @@ from speechbrain_ext.brain.memory.containers import (
     remember,
 )
 from speechbrain_ext.brain.memory.glance import Glance
+from speechbrain_ext.brain.memory.identity import SameObjects, changed
 from speechbrain_ext.brain.memory.shadow import TensorShadow
 from speechbrain_ext.brain.memory.slots import (
-    SameObjects,
     Slots,
-    changed,
     is_stock,
     module_names,
     recomputed,

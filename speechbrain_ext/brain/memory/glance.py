@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from speechbrain_ext.brain.memory.shadow import TensorShadow, is_float
-from speechbrain_ext.brain.memory.slots import SameObjects
+from speechbrain_ext.brain.memory.identity import SameObjects
+from speechbrain_ext.brain.memory.shadow import ALONE, TensorShadow, is_float
 
-#: Larger tensors are summed where they are; the others are gathered first.
-_ALONE = 1 << 12
 #: More gathered elements than these are summed too, without zeros to multiply with.
 _MOST_ZEROS = 1 << 16
 
@@ -56,7 +54,7 @@ class Glance:
             if tensor.ndim != 1 or tensor.requires_grad:
                 self._fixed.append(tensor)
                 tensor = tensor.detach().view(-1)
-            if tensor.numel() > _ALONE:
+            if tensor.numel() > ALONE:
                 self._large.append(tensor)
             else:
                 small.setdefault(tensor.dtype, []).append(tensor)

@@ -10,7 +10,7 @@ import torch
 #: Elements that one pass of `nonfinite_flag` looks at together.
 _SCRATCH = 1 << 16
 #: Larger tensors are not gathered to be looked at.
-_ALONE = 1 << 12
+ALONE = 1 << 12
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
@@ -249,8 +249,8 @@ class TensorShadow:
             if not is_float(block):
                 continue
             # A mask is clamped, which needs a copy anyway.
-            small = [p for p in parts if self.masks or p.numel() <= _ALONE]
-            large = [p for p in parts if not self.masks and p.numel() > _ALONE]
+            small = [p for p in parts if self.masks or p.numel() <= ALONE]
+            large = [p for p in parts if not self.masks and p.numel() > ALONE]
             for several in ([small] if small else []) + [[part] for part in large]:
                 size = sum(part.numel() for part in several)
                 zeros = self._zeros_for(block, size) if size <= _SCRATCH else None
@@ -321,10 +321,13 @@ class FiniteCheck:
     ---------
     tensors : Sequence[torch.Tensor]
         Dense float tensors of any kind.
+    alone : int
+        Tensors of more elements than these are not gathered with others.
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor]):
+    def __init__(self, tensors: Sequence[torch.Tensor], *, alone: int = _SCRATCH):
         self._tensors = list(tensors)
+        self._most = alone
         self._bind()
 
     def _bind(self) -> None:
@@ -335,7 +338,9 @@ class FiniteCheck:
         open_groups: dict[tuple, tuple[list, int]] = {}
         for tensor in self._tensors:
             tensor = tensor.detach()
-            if tensor.numel() > _SCRATCH or not tensor.is_contiguous():
+            if not tensor.numel():
+                continue
+            if tensor.numel() > self._most or not tensor.is_contiguous():
                 self._alone.append(tensor)
                 continue
             key = (tensor.dtype, tensor.device)
@@ -346,15 +351,28 @@ class FiniteCheck:
             parts.append(tensor.view(-1))
             open_groups[key] = (parts, room - tensor.numel())
 
+    def _follow(self) -> None:
+        # ``parameter.data = other`` keeps the object and exchanges the memory under it.
+        if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
+            self._bind()
+
+    @torch.no_grad()
+    def sums(self) -> list[torch.Tensor]:
+        """Return scalars that are finite only if all elements are, at half the cost.
+
+        Finite elements may have a sum that is not; then `flags` tells.
+        """
+        self._follow()
+        found = [tensor.sum() for tensor in self._alone]
+        return found + [torch.cat(parts).sum() for parts in self._together]
+
     @torch.no_grad()
     def flags(self) -> list[torch.Tensor]:
         """Return scalars of the tensors' dtypes: NaN if one is not finite, else 0.
 
         Nothing here waits for a GPU.
         """
-        # ``parameter.data = other`` keeps the object and exchanges the memory under it.
-        if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
-            self._bind()
+        self._follow()
         found = [zero_or_nan(tensor).sum() for tensor in self._alone]
         return found + [zero_or_nan(torch.cat(p)).sum() for p in self._together]
 

@@ -9,7 +9,6 @@ A batch that steps more than once needs copies of the optimizers too (`Optimizer
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 
@@ -17,8 +16,8 @@ import torch
 
 from speechbrain_ext.brain.memory.containers import ContainerMemory
 from speechbrain_ext.brain.memory.forward_state import ForwardState
+from speechbrain_ext.brain.memory.identity import same
 from speechbrain_ext.brain.memory.shadow import TensorShadow
-from speechbrain_ext.brain.memory.slots import same
 from speechbrain_ext.brain.memory.streams import RandomStreams
 
 _grad = operator.attrgetter("grad")

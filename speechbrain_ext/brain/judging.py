@@ -82,7 +82,7 @@ def judge_step(guard: Guard, optimizers: dict, *, stepping: bool = True) -> dict
 
 
 def _judge(guard: Guard, loss: torch.Tensor, norms: list, **options: Any) -> Verdict:
-    """Judge loss, norms and what forward left in buffers; at a glance, if it will do."""
+    """Judge loss, norms and what forward left in buffers; at a glance if it will do."""
     agree = guard.agreement is not None
     if guard.policy.mode == "skip":  # the document's rule knows of no buffers
         return judge(loss, norms, None, agree=agree, **options)

@@ -192,8 +192,9 @@ class ContainerMemory:
             for item in self._containers
         ]
         self._generators = [(g, generator_state(g)) for g in self._streams]
-        self._shadow.follow(self._tensors)
-        self._shadow.take()
+        if self._tensors or self._shadow.live:
+            self._shadow.follow(self._tensors)
+            self._shadow.take()
 
     def _leads_on(self, value: Any) -> bool:
         """Whether a walk would go on at this object (to walk anew costs much more)."""

@@ -83,7 +83,7 @@ class ForwardState:
         self._sizes: list[int] | None = None
         #: Of modules, which seldom move, and of their owners, which count each batch.
         self._objects, self._numbers = Slots(), Slots()
-        self._seen = SameObjects()
+        self._seen, self._counts = SameObjects(), SameObjects()
         self._owner_ids: set[int] = set()
         self._values: list = []
         self._buffers = TensorShadow()
@@ -134,7 +134,8 @@ class ForwardState:
         self.parameters = list(self._modules.parameters())
         self.watch.follow(modules)
         self._objects, self._numbers = Slots(objects), Slots(numbers)
-        self._seen, self._glance = SameObjects(), None
+        self._seen, self._counts = SameObjects(), SameObjects(self._numbers.read())
+        self._glance = None
         self._buffer_slots, self._attribute_slots = Slots(buffers), Slots(attributes)
         self._values = self._objects.read() + self._numbers.read()
         kinds = list(map(_kind, self._values))
@@ -182,15 +183,17 @@ class ForwardState:
             attributes = self._attribute_slots.read()
         except KeyError:  # one was born and another one deleted
             return None
-        values = objects + numbers
         found = objects + buffers + attributes
         settled = self._seen.are(found)
-        first = len(objects) if settled else 0
-        for before, now in changed(self._values[first:], values[first:]):
+        moved = self._counts.follow(numbers)
+        if not settled:
+            moved += changed(self._values[: len(objects)], objects)
+        for before, now in moved:
             # None that became a tensor, a list that became None: another way. An
             # exchanged owner (a fresh metric) takes its attributes with it.
             if _kind(before) != _kind(now) or id(before) in self._owner_ids:
                 return None
+        values = objects + numbers
         if settled:
             return values
         for tensors, shadow in (

@@ -25,6 +25,16 @@ def can_be_written(tensor: torch.Tensor) -> bool:
     )
 
 
+def _can_be_gathered(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is an array of elements that may be copied as bytes."""
+    plain = type(tensor) in _PLAIN_TYPES and tensor.is_contiguous()
+    return plain and not tensor.is_conj() and not tensor.is_neg()
+
+
+def _on_cpu(kind: tuple) -> bool:
+    return kind[1].type == "cpu"
+
+
 def is_float(tensor: torch.Tensor) -> bool:
     """Whether a tensor's elements can be NaN."""
     return tensor.is_floating_point() or tensor.is_complex()
@@ -50,8 +60,8 @@ class TensorShadow:
     masks : bool
         -Inf is an ordinary value of these tensors: attention masks are made of it.
 
-    Many small tensors are gathered by one ``torch.cat`` a kind, which costs a fifth
-    of as many copies. Nothing here waits for a GPU.
+    Many small tensors are gathered by one ``torch.cat``, on a GPU by one a dtype, which
+    costs a fifth of as many copies. Nothing here waits for a GPU.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor] = (), *, masks: bool = False):
@@ -67,17 +77,17 @@ class TensorShadow:
         self._groups: dict[tuple, list[int]] = {}
         self._odd: list[int] = []
         for index, tensor in enumerate(self.held):
-            if tensor.is_contiguous() and type(tensor) in _PLAIN_TYPES:
+            if _can_be_gathered(tensor):
                 key = (tensor.dtype, tensor.device)
                 self._groups.setdefault(key, []).append(index)
             else:
                 self._odd.append(index)
         self.blocks = {}
         copies = {}
-        for key, group in self._groups.items():
-            sizes = [self.held[index].numel() for index in group]
-            block = torch.empty(sum(sizes), dtype=key[0], device=key[1])
+        for key, block in self._blocks().items():
             self.blocks[key] = block
+            group = self._groups[key]
+            sizes = [self.held[index].numel() for index in group]
             for index, part in zip(group, block.split(sizes), strict=True):
                 copies[index] = part.view(self.held[index].shape)
         for index in self._odd:
@@ -89,6 +99,27 @@ class TensorShadow:
         self._zeros: dict = {}
         self._bind()
 
+    def _blocks(self) -> dict[tuple, torch.Tensor]:
+        """Allocate a block for each group; on the CPU all in one piece."""
+        # The widest elements first, so that all lie where their type may lie.
+        widths = {key: key[0].itemsize for key in self._groups}
+        self._groups = {
+            key: self._groups[key] for key in sorted(widths, key=widths.get)[::-1]
+        }
+        counts = {
+            key: sum(self.held[index].numel() for index in group)
+            for key, group in self._groups.items()
+        }
+        here = {key: widths[key] * n for key, n in counts.items() if _on_cpu(key)}
+        self._bytes = torch.empty(sum(here.values()), dtype=torch.uint8)
+        parts = dict(zip(here, self._bytes.split([*here.values()]), strict=True))
+        return {
+            key: parts[key].view(key[0])
+            if key in parts
+            else torch.empty(count, dtype=key[0], device=key[1])
+            for key, count in counts.items()
+        }
+
     @staticmethod
     def _kind(tensor: torch.Tensor) -> tuple:
         return (tensor.dtype, tensor.device, tensor.shape, tensor.is_contiguous())
@@ -96,12 +127,17 @@ class TensorShadow:
     def _bind(self) -> None:
         """Point at the memory in which the live tensors are now."""
         self._gathers = []
+        whole: list[torch.Tensor] = []
         for key, group in self._groups.items():
             parts = [self.held[i].detach().view(-1) for i in group]
             # One empty tensor alone sends torch.cat on a path that takes twice as long.
             parts = [part for part in parts if part.numel()]
-            if parts:
+            if _on_cpu(key):
+                whole += [part.view(torch.uint8) for part in parts]
+            elif parts:
                 self._gathers.append((parts, self.blocks[key]))
+        if whole:
+            self._gathers.append((whole, self._bytes))
         self._gathered = [self.held[i] for g in self._groups.values() for i in g]
         self._pointers = list(map(torch.Tensor.data_ptr, self._gathered))
         #: How to look at the live tensors where they are; None: first look thoroughly.
@@ -245,9 +281,9 @@ class TensorShadow:
         ):
             return
         self.quick = []
-        for parts, block in self._gathers:
-            if not is_float(block):
-                continue
+        for key in self._exempt:
+            block = self.blocks[key]
+            parts = [self.held[i].detach().view(-1) for i in self._groups[key]]
             # A mask is clamped, which needs a copy anyway.
             small = [p for p in parts if self.masks or p.numel() <= ALONE]
             large = [p for p in parts if not self.masks and p.numel() > ALONE]

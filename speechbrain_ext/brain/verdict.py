@@ -117,7 +117,7 @@ def judge(
     parts = [loss, *norms, *signs]
     if probe is not None:
         parts.append(probe.to(device))
-    values = torch.stack(parts)
+    values = None if not agree and on_host(loss) else torch.stack(parts)
     if agree:
         # Decided on the device, so that the flags need no transfer of their own. Of
         # what this rank alone has seen: gradients are everybody's already.
@@ -128,7 +128,7 @@ def judge(
         flags = torch.stack([bad, ~torch.isfinite(values[1])]).float()
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         values = torch.cat([values, flags])
-    numbers = values.tolist()
+    numbers = [p.item() for p in parts] if values is None else values.tolist()
     loss_value = numbers[0]
     # Without an optimizer, or with all of them frozen, there is no norm.
     norm_value = numbers[1] if norms else 0.0
@@ -147,6 +147,11 @@ def judge(
     else:
         cause = "accepted"
     return Verdict(cause, loss_value, norm_value, spike)
+
+
+def on_host(tensor: torch.Tensor) -> bool:
+    """Whether reading a number is no transfer: then several cost less than a list."""
+    return tensor.is_cpu
 
 
 def _scalar(tensor: torch.Tensor) -> torch.Tensor:

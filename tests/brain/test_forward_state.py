@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from speechbrain_ext.brain.memory.shadow import TensorShadow, nonfinite_flag
+from speechbrain_ext.brain.memory.finite import nonfinite_flag
+from speechbrain_ext.brain.memory.shadow import TensorShadow
 from speechbrain_ext.brain.memory.slots import Slots, module_names
 from speechbrain_ext.brain.memory.transaction import Transaction
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from speechbrain_ext.brain.memory.finite import ALONE, SCRATCH, is_float
 from speechbrain_ext.brain.memory.identity import SameObjects
-from speechbrain_ext.brain.memory.shadow import ALONE, TensorShadow, is_float
-
-#: More gathered elements than these are summed too, without zeros to multiply with.
-_MOST_ZEROS = 1 << 16
+from speechbrain_ext.brain.memory.shadow import TensorShadow
 
 
 class Glance:
@@ -61,7 +59,7 @@ class Glance:
         self._small = []
         for dtype, tensors in small.items():
             count = sum(tensor.numel() for tensor in tensors)
-            zeros = torch.zeros(count, dtype=dtype) if count <= _MOST_ZEROS else None
+            zeros = torch.zeros(count, dtype=dtype) if count <= SCRATCH else None
             self._small.append((tensors, zeros))
         self._pointers = list(map(torch.Tensor.data_ptr, self._fixed))
 
@@ -86,7 +84,7 @@ class Glance:
             signs = [tensor.sum() for tensor in self._large]
             for tensors, zeros in self._small:
                 values = torch.cat(tensors)
-                # Two numbers a cycle; 0 * inf and 0 * nan are nan.
+                # Of few elements a product with zeros costs less: 0 * inf is nan.
                 fits = zeros is not None
                 signs.append(torch.dot(values, zeros) if fits else values.sum())
         except RuntimeError:  # resized, or exchanged through ``.data``

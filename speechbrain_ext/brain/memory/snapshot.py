@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from speechbrain_ext.brain.memory.containers import ATOMS, CONTAINERS, ContainerMemory
-from speechbrain_ext.brain.memory.shadow import (
+from speechbrain_ext.brain.memory.finite import (
     ALONE,
     FiniteCheck,
     is_float,

@@ -106,15 +106,14 @@ def judge(
         apart, on the event only; and, with a finite ``grad_norm``, where the gradients
         of another rank alone are not finite.
     """
-    loss, device = _scalar(loss), loss.device
-    norms = list(map(_scalar, norms))
-    if device.type != "cpu" or len(norms) > 1:
-        norms = [norm.to(device) for norm in norms]
+    device = loss.device
+    loss = _scalar(loss, device)
+    norms = [_scalar(norm, device) for norm in norms]
     if norms[1:]:
         norms = [torch.linalg.vector_norm(torch.stack(norms))]
     elif agree and not norms:  # the flags have their places
         norms = [torch.zeros_like(loss)]
-    parts = [loss, *norms, *signs]
+    parts = [loss, *norms, *(_scalar(sign, device) for sign in signs)]
     if probe is not None:
         parts.append(probe.to(device))
     values = None if not agree and on_host(loss) else torch.stack(parts)
@@ -154,11 +153,13 @@ def on_host(tensor: torch.Tensor) -> bool:
     return tensor.is_cpu
 
 
-def _scalar(tensor: torch.Tensor) -> torch.Tensor:
+def _scalar(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """As a detached float32 without dimensions; for most, nothing is to be done."""
     if tensor.requires_grad or tensor.ndim:
         tensor = tensor.detach().reshape(())
-    return tensor.float()
+    if tensor.dtype is not torch.float32:
+        tensor = tensor.float()
+    return tensor if tensor.device == device else tensor.to(device)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 
 from speechbrain_ext.brain.memory.containers import ContainerMemory
 from speechbrain_ext.brain.memory.forward_state import ForwardState
-from speechbrain_ext.brain.memory.identity import same
+from speechbrain_ext.brain.memory.identity import SameObjects, same
 from speechbrain_ext.brain.memory.shadow import TensorShadow
 from speechbrain_ext.brain.memory.streams import RandomStreams
 
@@ -30,6 +30,7 @@ class Gradients:
         self._shadow = TensorShadow()
         self._parameters: list[torch.nn.Parameter] = []
         self._grads: list[torch.Tensor | None] = []
+        self._nothing = SameObjects()
 
     @property
     def nbytes(self) -> int:
@@ -43,7 +44,9 @@ class Gradients:
         accumulation window and for parameters whose optimizer is frozen.
         """
         self._parameters, self._grads = parameters, list(map(_grad, parameters))
-        if self._grads.count(None) == len(parameters):
+        if len(self._nothing.values) != len(parameters):
+            self._nothing = SameObjects([None] * len(parameters))
+        if self._nothing.are(self._grads):
             self._shadow.release()
             return
         self._shadow.follow([grad for grad in self._grads if grad is not None])

@@ -322,6 +322,25 @@ def test_a_shadow_keeps_its_memory_when_objects_change():
     assert block.tolist() == [7, 7, 7, 8, 8]
 
 
+def test_large_copies_begin_a_cache_line_whatever_lies_beside_them():
+    tensors = [
+        torch.tensor(True),
+        torch.arange(3),
+        torch.rand(7),
+        torch.rand(4096),
+        torch.rand(1000, dtype=torch.float64),
+        torch.rand(64, 64),
+    ]
+    shadow = TensorShadow(tensors)
+    before = [tensor.clone() for tensor in tensors]
+    shadow.take()
+    assert {shadow.copies[place].data_ptr() % 64 for place in (3, 4, 5)} == {0}
+    for tensor in tensors:
+        tensor.zero_()
+    shadow.restore()
+    assert all(map(torch.equal, tensors, before))
+
+
 def test_slots_read_and_write_in_one_order():
     spaces = [{"a": 1}, {"b": 2, "c": 3}, {}]
     slots = Slots([(spaces[0], "a"), (spaces[1], "b"), (spaces[1], "c")])

@@ -9,6 +9,8 @@ import torch
 
 from speechbrain_ext.brain.memory.finite import ALONE, SCRATCH, is_float, zero_or_nan
 
+#: Bytes of a cache line.
+_LINE = 64
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
@@ -66,6 +68,10 @@ class TensorShadow:
                 self._groups.setdefault(key, []).append(index)
             else:
                 self._odd.append(index)
+        # The largest ones first, where a cache line begins: a copy that lies askew to
+        # its original may take five times as long.
+        for group in self._groups.values():
+            group.sort(key=lambda index: -self.held[index].numel())
         self.blocks = {}
         copies = {}
         for key, block in self._blocks().items():
@@ -85,21 +91,19 @@ class TensorShadow:
 
     def _blocks(self) -> dict[tuple, torch.Tensor]:
         """Allocate a block for each group; on the CPU all in one piece."""
-        # The widest elements first, so that all lie where their type may lie.
-        widths = {key: key[0].itemsize for key in self._groups}
-        self._groups = {
-            key: self._groups[key] for key in sorted(widths, key=widths.get)[::-1]
-        }
         counts = {
             key: sum(self.held[index].numel() for index in group)
             for key, group in self._groups.items()
         }
-        here = {key: widths[key] * n for key, n in counts.items() if _on_cpu(key)}
-        self._bytes = torch.empty(sum(here.values()), dtype=torch.uint8)
-        parts = dict(zip(here, self._bytes.split([*here.values()]), strict=True))
+        sizes = {key: key[0].itemsize * n for key, n in counts.items() if _on_cpu(key)}
+        #: Bytes behind each block, so that the next one begins a cache line.
+        self._gaps = {key: -size % _LINE for key, size in sizes.items()}
+        rooms = [size + self._gaps[key] for key, size in sizes.items()]
+        self._bytes = torch.empty(sum(rooms), dtype=torch.uint8)
+        rooms = dict(zip(sizes, self._bytes.split(rooms), strict=True))
         return {
-            key: parts[key].view(key[0])
-            if key in parts
+            key: rooms[key][: sizes[key]].view(key[0])
+            if key in rooms
             else torch.empty(count, dtype=key[0], device=key[1])
             for key, count in counts.items()
         }
@@ -118,6 +122,8 @@ class TensorShadow:
             parts = [part for part in parts if part.numel()]
             if _on_cpu(key):
                 whole += [part.view(torch.uint8) for part in parts]
+                if self._gaps[key]:
+                    whole.append(torch.zeros(self._gaps[key], dtype=torch.uint8))
             elif parts:
                 self._gathers.append((parts, self.blocks[key]))
         if whole:

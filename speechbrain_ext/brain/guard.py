@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -212,10 +213,15 @@ class Guard:
         """Return the optimizers of the Brain by name."""
         named = getattr(self.brain, "optimizers_dict", None) or {}
         known = set(map(id, named.values()))
+        space = vars(self.brain)
+        kinds = map(
+            type, space.values()
+        )  # isinstance asks twice where the answer is no
+        fits = map(issubclass, kinds, itertools.repeat(torch.optim.Optimizer))
         found = {
             name: value
-            for name, value in vars(self.brain).items()
-            if isinstance(value, torch.optim.Optimizer) and id(value) not in known
+            for name, value in itertools.compress(space.items(), fits)
+            if id(value) not in known
         }
         return {**named, **found} if found else named
 

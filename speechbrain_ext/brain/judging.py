@@ -54,18 +54,11 @@ def judge_step(guard: Guard, optimizers: dict, *, stepping: bool = True) -> dict
     loss, seen = _unscaled(guard, norms, stepping)
     spikes = guard.spike_history.of(optimizers)
     policy = guard.policy
-    skips = policy.mode == "skip"
     limits = spikes.limits if spikes else (math.inf, math.inf)
     if guard.loss is None and limits[1] < math.inf:
         limits = (-math.inf, limits[1])  # no loss is seen here: the norm alone decides
-    verdict = judge(
-        loss,
-        seen,
-        # The document's rule knows of no buffers.
-        None if skips else guard.transaction.forward_state.probe(),
-        limits=limits,
-        reject_spikes=policy.spike == "reject",
-        agree=guard.agreement is not None,
+    verdict = _judge(
+        guard, loss, seen, limits=limits, reject_spikes=policy.spike == "reject"
     )
     guard.rounds += stepping
     if verdict.cause == "gradient":
@@ -86,6 +79,23 @@ def judge_step(guard: Guard, optimizers: dict, *, stepping: bool = True) -> dict
         guard.usual.append((spikes, loss_seen, norm_seen))
     guard.health.guard_seconds += time.perf_counter() - started
     return norms
+
+
+def _judge(guard: Guard, loss: torch.Tensor, norms: list, **options: Any) -> Verdict:
+    """Judge loss, norms and what forward left in buffers; at a glance if it will do."""
+    agree = guard.agreement is not None
+    if guard.policy.mode == "skip":  # the document's rule knows of no buffers
+        return judge(loss, norms, None, agree=agree, **options)
+    state = guard.transaction.forward_state
+    signs = None if agree else state.glance()  # ranks agree without a second look
+    if signs is not None:
+        verdict = judge(loss, norms, None, signs=signs, **options)
+        if verdict.cause != "buffer":
+            return verdict
+    verdict = judge(loss, norms, state.probe(), agree=agree, **options)
+    if signs is not None and verdict.cause != "buffer":
+        state.doubt_glance()
+    return verdict
 
 
 def _unscaled(guard: Guard, norms: dict, stepping: bool) -> tuple[torch.Tensor, list]:
@@ -123,13 +133,7 @@ def judge_end(guard: Guard, loss: Any) -> None:
         loss = torch.tensor(loss)
     if not isinstance(loss, torch.Tensor):
         loss = torch.zeros(())
-    skips = guard.policy.mode == "skip"
-    verdict = judge(
-        loss.detach().mean().to(guard.brain.device),
-        [],
-        None if skips else guard.transaction.forward_state.probe(),
-        agree=guard.agreement is not None,
-    )
+    verdict = _judge(guard, loss.detach().mean().to(guard.brain.device), [])
     if not verdict.accepted:
         raise RejectedBatch(verdict)
 

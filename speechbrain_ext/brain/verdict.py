@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,6 +77,7 @@ def judge(
     limits: tuple[float, float] = (math.inf, math.inf),
     reject_spikes: bool = False,
     agree: bool = False,
+    signs: Sequence[torch.Tensor] = (),
 ) -> Verdict:
     """Judge one batch with a single transfer from the device.
 
@@ -95,6 +96,8 @@ def judge(
         Whether a spike is a bad batch.
     agree : bool
         Take the same verdict on all ranks of the default process group.
+    signs : Sequence[torch.Tensor]
+        Further scalars, not finite if a buffer may not be (`ForwardState.glance`).
 
     Returns
     -------
@@ -104,42 +107,59 @@ def judge(
         of another rank alone are not finite.
     """
     device = loss.device
-    norms = [norm.detach().float().to(device) for norm in norms]
-    if len(norms) == 1:
-        total = norms[0]
-    elif norms:
-        total = torch.linalg.vector_norm(torch.stack(norms))
-    else:  # no optimizer, or all frozen
-        total = loss.new_zeros((), dtype=torch.float32)
-    loss = loss.detach().float().reshape(())
-    clean = torch.zeros_like(total) if probe is None else probe.to(device)
-    values = torch.stack([loss, total, clean])
+    loss = _scalar(loss, device)
+    norms = [_scalar(norm, device) for norm in norms]
+    if norms[1:]:
+        norms = [torch.linalg.vector_norm(torch.stack(norms))]
+    elif agree and not norms:  # the flags have their places
+        norms = [torch.zeros_like(loss)]
+    parts = [loss, *norms, *(_scalar(sign, device) for sign in signs)]
+    if probe is not None:
+        parts.append(probe.to(device))
+    values = None if not agree and on_host(loss) else torch.stack(parts)
     if agree:
         # Decided on the device, so that the flags need no transfer of their own. Of
         # what this rank alone has seen: gradients are everybody's already.
-        bad = ~torch.isfinite(values[0] + values[2])
+        bad = ~torch.isfinite(values[0] + values[2:].sum())
         if reject_spikes:
             bad = bad | ((values[0] > limits[0]) & (values[1] > limits[1]))
         # Inside an accumulation window gradients are each rank's own, though.
         flags = torch.stack([bad, ~torch.isfinite(values[1])]).float()
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         values = torch.cat([values, flags])
-    numbers = values.tolist()
-    loss_value, norm_value, clean_value = numbers[:3]
+    numbers = [p.item() for p in parts] if values is None else values.tolist()
+    loss_value = numbers[0]
+    # Without an optimizer, or with all of them frozen, there is no norm.
+    norm_value = numbers[1] if norms else 0.0
+    clean = all(map(math.isfinite, numbers[1 + len(norms) : len(parts)]))
     spike = loss_value > limits[0] and norm_value > limits[1]
     if not math.isfinite(loss_value):
         cause = "loss"
-    elif not math.isfinite(clean_value):  # forward comes before backward
+    elif not clean:  # forward comes before backward
         cause = "buffer"
-    elif agree and numbers[3] > 0 and not (reject_spikes and spike):
+    elif agree and numbers[-2] > 0 and not (reject_spikes and spike):
         cause = "other rank"
-    elif not math.isfinite(norm_value) or (agree and numbers[4] > 0):
+    elif not math.isfinite(norm_value) or (agree and numbers[-1] > 0):
         cause = "gradient"
     elif spike and reject_spikes:
         cause = "spike"
     else:
         cause = "accepted"
     return Verdict(cause, loss_value, norm_value, spike)
+
+
+def on_host(tensor: torch.Tensor) -> bool:
+    """Whether reading a number is no transfer: then several cost less than a list."""
+    return tensor.is_cpu
+
+
+def _scalar(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """As a detached float32 without dimensions; for most, nothing is to be done."""
+    if tensor.requires_grad or tensor.ndim:
+        tensor = tensor.detach().reshape(())
+    if tensor.dtype is not torch.float32:
+        tensor = tensor.float()
+    return tensor if tensor.device == device else tensor.to(device)
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from speechbrain_ext.brain.memory.shadow import TensorShadow, nonfinite_flag
+from speechbrain_ext.brain.memory.finite import nonfinite_flag
+from speechbrain_ext.brain.memory.shadow import TensorShadow
 from speechbrain_ext.brain.memory.slots import Slots, module_names
 from speechbrain_ext.brain.memory.transaction import Transaction
 
@@ -319,6 +320,25 @@ def test_a_shadow_keeps_its_memory_when_objects_change():
     shadow.take()
     assert next(iter(shadow.blocks.values())) is block
     assert block.tolist() == [7, 7, 7, 8, 8]
+
+
+def test_large_copies_begin_a_cache_line_whatever_lies_beside_them():
+    tensors = [
+        torch.tensor(True),
+        torch.arange(3),
+        torch.rand(7),
+        torch.rand(4096),
+        torch.rand(1000, dtype=torch.float64),
+        torch.rand(64, 64),
+    ]
+    shadow = TensorShadow(tensors)
+    before = [tensor.clone() for tensor in tensors]
+    shadow.take()
+    assert {shadow.copies[place].data_ptr() % 64 for place in (3, 4, 5)} == {0}
+    for tensor in tensors:
+        tensor.zero_()
+    shadow.restore()
+    assert all(map(torch.equal, tensors, before))
 
 
 def test_slots_read_and_write_in_one_order():

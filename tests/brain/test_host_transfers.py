@@ -10,7 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from speechbrain_ext.brain import NaNSafeBrain, NonFinitePolicy
+from speechbrain_ext.brain import NaNSafeBrain, NonFinitePolicy, verdict
 from tests.brain import stock_recipes as recipes
 from tests.brain.test_clean_runs import codec
 
@@ -167,6 +167,13 @@ def on(batch, device):
 BOTH = (speechbrain.Brain, NaNSafeBrain)
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """On a CPU the verdict reads its numbers one by one, since none of them waits."""
+    monkeypatch.setattr(verdict, "on_host", lambda tensor: False)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("recipe", [recipes.speaker, codec])
@@ -184,6 +191,7 @@ def test_a_step_waits_no_oftener_than_stock(recipe, precision, accumulation, tmp
     assert stock - ours == {"__bool__": 1}
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 def test_snapshots_wait_once_each(tmp_path):
     """What is verified every N steps costs one transfer then, and none in between."""
 

@@ -170,7 +170,8 @@ def test_memory_is_used_again_for_batches_of_any_length():
     for round_number in range(5):
         for length in torch.randint(1000, 2000, (10,)).tolist():
             assert journal.record({"x": torch.rand(8, length)})
-        addresses = [c.data_ptr() for cs in journal._chunks.values() for c in cs]
+        chunks = [c for cs in journal._chunks.values() for c in cs]
+        addresses = [chunk.memory.data_ptr() for chunk in chunks]
         if round_number == 2:
             held = addresses
         journal.clear()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from speechbrain_ext.brain.memory.identity import SameObjects, same
 from speechbrain_ext.brain.memory.shadow import TensorShadow
 from speechbrain_ext.brain.memory.streams import (
     GENERATORS,
@@ -80,8 +81,12 @@ class ContainerMemory:
         self._containers: list = []
         self._tensors: list[torch.Tensor] = []
         self._streams: list = []
-        self._last: list = []
-        self._held: list[tuple[Any, Any]] = []
+        #: What the containers hold: of dicts the values, as they are when asked.
+        self._views: list[Iterable] = []
+        self._seen = SameObjects()
+        #: Containers that were kept, and what `remember` said of each.
+        self._held: list = []
+        self._items: list = []
         self._generators: list[tuple[Any, Any]] = []
         self._shadow = TensorShadow()
 
@@ -159,14 +164,20 @@ class ContainerMemory:
             Whether it may be something else than at the last look.
         """
         roots = list(roots)
-        values = self._values(self._containers)
-        changed = not self._leads_to_the_same(roots, values)
-        if changed:
-            self._roots = roots
-            self._containers, self._tensors, self._streams = self.walk(roots)
-            values = self._values(self._containers)
-        self._last = values
-        return changed
+        moved = self._seen.follow(itertools.chain.from_iterable(self._views))
+        if (
+            moved is not None
+            and same(roots, self._roots)
+            and not any(self._leads_on(value) for pair in moved for value in pair)
+        ):
+            return False
+        self._roots = roots
+        self._containers, self._tensors, self._streams = self.walk(roots)
+        self._views = [
+            c.values() if isinstance(c, dict) else c for c in self._containers
+        ]
+        self._seen = SameObjects(itertools.chain.from_iterable(self._views))
+        return True
 
     def take(self, roots: Iterable[Any]) -> None:
         """Remember all that can be reached from these containers or objects."""
@@ -175,37 +186,24 @@ class ContainerMemory:
 
     def keep(self) -> None:
         """Remember all that the last `look` found."""
-        self._held = [(item, remember(item)) for item in self._containers]
+        self._held = self._containers
+        self._items = [
+            item.copy() if len(item) <= LONG_LIST else remember(item)
+            for item in self._containers
+        ]
         self._generators = [(g, generator_state(g)) for g in self._streams]
-        self._shadow.follow(self._tensors)
-        self._shadow.take()
+        if self._tensors or self._shadow.live:
+            self._shadow.follow(self._tensors)
+            self._shadow.take()
 
-    @staticmethod
-    def _values(containers: list) -> list:
-        """Everything in these containers, in one list."""
-        return list(
-            itertools.chain.from_iterable(
-                [c.values() if isinstance(c, dict) else c for c in containers]
-            )
-        )
-
-    def _leads_to_the_same(self, roots: list, values: list) -> bool:
-        """Whether a walk would find what the last one found (it costs much more)."""
-        before = self._last
-        if len(roots) != len(self._roots) or len(values) != len(before):
-            return False
-        if not all(map(operator.is_, roots, self._roots)):
-            return False
-        moved = list(map(operator.is_not, values, before))
-        return all(
-            (self._ways.get(type(value)) or self._way(type(value))) == "end"
-            for pair in itertools.compress(zip(values, before, strict=True), moved)
-            for value in pair
-        )
+    def _leads_on(self, value: Any) -> bool:
+        """Whether a walk would go on at this object (to walk anew costs much more)."""
+        kind = type(value)
+        return (self._ways.get(kind) or self._way(kind)) != "end"
 
     def restore(self) -> None:
         """Put everything back: the items, and the values of tensors among them."""
-        for container, items in self._held:
+        for container, items in zip(self._held, self._items, strict=True):
             put_back(container, items)
         for generator, state in self._generators:
             set_generator_state(generator, state)
@@ -221,4 +219,5 @@ class ContainerMemory:
 
     def kept_items(self, container: Any) -> Any:
         """Return what `take` remembered of one container, or None."""
-        return next((items for held, items in self._held if held is container), None)
+        pairs = zip(self._held, self._items, strict=True)
+        return next((items for held, items in pairs if held is container), None)

@@ -14,13 +14,14 @@ from speechbrain_ext.brain.memory.containers import (
     put_back,
     remember,
 )
+from speechbrain_ext.brain.memory.glance import Glance
+from speechbrain_ext.brain.memory.identity import SameObjects, changed
 from speechbrain_ext.brain.memory.shadow import TensorShadow
 from speechbrain_ext.brain.memory.slots import (
     Slots,
     is_stock,
     module_names,
     recomputed,
-    same,
 )
 from speechbrain_ext.brain.memory.streams import (
     GENERATORS,
@@ -80,7 +81,9 @@ class ForwardState:
         self.watch = ParameterWatch()
         self._spaces: list[dict] = []
         self._sizes: list[int] | None = None
-        self._objects = Slots()
+        #: Of modules, which seldom move, and of their owners, which count each batch.
+        self._objects, self._numbers = Slots(), Slots()
+        self._seen, self._counts = SameObjects(), SameObjects()
         self._owner_ids: set[int] = set()
         self._values: list = []
         self._buffers = TensorShadow()
@@ -88,7 +91,7 @@ class ForwardState:
         self._attributes = TensorShadow(masks=True)
         self._attribute_slots = Slots()
         self._nests = ContainerMemory()
-        self._probed = False
+        self._glance: Glance | None = None
 
     def forget_plan(self) -> None:
         """List the slots anew before the next batch (objects were exchanged)."""
@@ -100,7 +103,7 @@ class ForwardState:
         owners = list(self._owners())
         self._owner_ids = {id(o) for o in owners if not isinstance(o, dict)}
         own = [o if isinstance(o, dict) else vars(o) for o in owners]
-        objects, buffers, attributes = [], [], []
+        objects, numbers, buffers, attributes = [], [], [], []
         nests = set()  # places of containers that belong to modules
         spaces = []
         for module in modules:
@@ -120,7 +123,7 @@ class ForwardState:
         for space in own:
             for name, value in space.items():
                 tensor = isinstance(value, torch.Tensor)
-                (attributes if tensor else objects).append((space, name))
+                (attributes if tensor else numbers).append((space, name))
         buffers += self._written_parameters(modules)
         user = [module for module in modules if not is_stock(module)]
         #: Where something may be born: looked at for their sizes.
@@ -129,11 +132,15 @@ class ForwardState:
         self._keys = [frozenset(space.keys()) for space in self._spaces]
         self._sizes = list(map(len, self._spaces))
         self.parameters = list(self._modules.parameters())
-        self._objects = Slots(objects)
+        self.watch.follow(modules)
+        self._objects, self._numbers = Slots(objects), Slots(numbers)
+        self._seen, self._counts = SameObjects(), SameObjects(self._numbers.read())
+        self._glance = None
         self._buffer_slots, self._attribute_slots = Slots(buffers), Slots(attributes)
-        self._values = self._objects.read()
+        self._values = self._objects.read() + self._numbers.read()
         kinds = list(map(_kind, self._values))
-        deep = [(id(space), name) in nests for space, name in self._objects.places]
+        places = self._objects.places + self._numbers.places
+        deep = [(id(space), name) in nests for space, name in places]
         self._generator_places = [i for i, k in enumerate(kinds) if k == "generator"]
         self._nest_places, self._container_places = [], []
         for index, kind in enumerate(kinds):
@@ -164,34 +171,41 @@ class ForwardState:
             and self.watch.was_written(module, name)
         ]
 
-    def _read(self) -> tuple[list, list, list] | None:
+    def _read(self) -> list | None:
         """Read every slot, or return None if the plan is out of date."""
         # Attributes born in the last forward (caches, first statistics) change sizes.
         if self._sizes is None or list(map(len, self._spaces)) != self._sizes:
             return None
         try:
             objects = self._objects.read()
+            numbers = self._numbers.read()
             buffers = self._buffer_slots.read()
             attributes = self._attribute_slots.read()
         except KeyError:  # one was born and another one deleted
             return None
-        if not same(objects, self._values):
-            for before, now in zip(self._values, objects, strict=True):
-                # None that became a tensor, a list that became None: another way. An
-                # exchanged owner (a fresh metric) takes its attributes with it.
-                if before is not now and (
-                    _kind(before) != _kind(now) or id(before) in self._owner_ids
-                ):
-                    return None
-        for values, shadow in (
+        found = objects + buffers + attributes
+        settled = self._seen.are(found)
+        moved = self._counts.follow(numbers)
+        if not settled:
+            moved += changed(self._values[: len(objects)], objects)
+        for before, now in moved:
+            # None that became a tensor, a list that became None: another way. An
+            # exchanged owner (a fresh metric) takes its attributes with it.
+            if _kind(before) != _kind(now) or id(before) in self._owner_ids:
+                return None
+        values = objects + numbers
+        if settled:
+            return values
+        for tensors, shadow in (
             (buffers, self._buffers),
             (attributes, self._attributes),
         ):
-            if not shadow.matches(values):
-                if not all(isinstance(value, torch.Tensor) for value in values):
+            if not shadow.matches(tensors):
+                if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
                     return None
-                shadow.follow(values)
-        return objects, buffers, attributes
+                shadow.follow(tensors)
+        self._seen, self._glance = SameObjects(found), None
+        return values
 
     def take(self) -> None:
         """Remember the state; fast, since it runs before every batch."""
@@ -202,7 +216,7 @@ class ForwardState:
         if read is None:
             self._plan()
             read = self._read()
-        self._values = values = read[0]
+        self._values = values = read
         self._items = [(values[i], remember(values[i])) for i in self._container_places]
         self._states = [
             (values[i], generator_state(values[i])) for i in self._generator_places
@@ -211,7 +225,37 @@ class ForwardState:
             self._nests.take([values[i] for i in self._nest_places])
         self._buffers.take()
         self._attributes.take()
-        self.watch.take(self._modules, self.parameters)
+        self.watch.take(self.parameters)
+
+    def glance(self) -> list[torch.Tensor] | None:
+        """Return scalars that are all finite only if forward spoiled nothing.
+
+        The look that most batches need; on a CPU alone. None, or a scalar that is not
+        finite, says nothing: finite values may have a sum that is not, and what was
+        bad before is allowed. Then `probe` tells.
+        """
+        shadows = (self._buffers, self._attributes)
+        # Until then nobody knows what was bad from the start.
+        if not all(shadow.quick is not None or not shadow.live for shadow in shadows):
+            return None
+        if self._glance is None:
+            self._glance = Glance(*shadows)
+        if not self._glance.trusted:
+            return None
+        try:
+            now = self._buffer_slots.read() + self._attribute_slots.read()
+        except KeyError:
+            return None
+        self.watch.look()
+        signs = self._glance.signs(now)
+        if signs is None:
+            self._glance = None
+        return signs
+
+    def doubt_glance(self) -> None:
+        """Trust `probe` alone, until the slots hold other tensors."""
+        if self._glance is not None:
+            self._glance.trusted = False
 
     def probe(self) -> torch.Tensor | None:
         """Return 0 if forward spoiled no buffer or attribute, else NaN (None: none).
@@ -242,7 +286,9 @@ class ForwardState:
         for space, keys in zip(self._spaces, self._keys, strict=True):
             for name in [n for n in space.keys() if n not in keys]:
                 del space[name]
-        self._objects.write(self._values)
+        first = len(self._objects)
+        self._objects.write(self._values[:first])
+        self._numbers.write(self._values[first:])
         for container, items in self._items:
             put_back(container, items)
         for generator, state in self._states:

@@ -14,6 +14,8 @@ from speechbrain_ext.brain.memory.containers import ATOMS
 
 #: Copies keep the place of the original in a cache line: vector kernels start there.
 _LINE = 64
+#: Bytes of the widest element.
+_WIDEST = 16
 #: A new chunk of memory has room for so many batches like the one that needs it.
 _BATCHES_PER_CHUNK = 4
 
@@ -90,20 +92,30 @@ def _need(tensor: torch.Tensor) -> int:
     return size + 2 * _LINE
 
 
-def _copy_into(memory: torch.Tensor, start: int, tensor: torch.Tensor) -> torch.Tensor:
-    """Copy a tensor behind ``start`` bytes of a chunk of memory."""
-    address = memory.data_ptr()
-    start += -(address + start) % _LINE
-    start += tensor.data_ptr() % _LINE // 16 * 16  # the widest element has 16 bytes
-    extent = 0 if tensor.is_contiguous() else _extent(tensor)
-    if extent:
-        size = extent * tensor.element_size()
-        flat = memory[start : start + size].view(tensor.dtype)
-        view = flat.as_strided(tensor.shape, tensor.stride())
-    else:
-        flat = memory[start : start + tensor.nbytes].view(tensor.dtype)
-        view = flat.view(tensor.shape)
-    return view.copy_(tensor)
+class _Chunk:
+    """One piece of memory, seen as elements of whichever dtype is asked for."""
+
+    def __init__(self, nbytes: int, device: torch.device):
+        self.nbytes = nbytes
+        self.memory = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        address = self.memory.data_ptr()
+        self._address = address - address % _WIDEST
+        self._typed: dict[torch.dtype, torch.Tensor] = {}
+
+    def copy(self, start: int, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a tensor behind ``start`` bytes, with its place in a cache line."""
+        start += -(self._address + start) % _LINE
+        start += tensor.data_ptr() % _LINE // _WIDEST * _WIDEST
+        typed = self._typed.get(tensor.dtype)
+        if typed is None:
+            whole = self.memory[: self.nbytes // _WIDEST * _WIDEST]
+            typed = self._typed[tensor.dtype] = whole.view(tensor.dtype)
+        start //= tensor.element_size()
+        if tensor.is_contiguous() or _extent(tensor):
+            copied = typed.as_strided(tensor.shape, tensor.stride(), start)
+        else:
+            copied = typed[start : start + tensor.numel()].view(tensor.shape)
+        return copied.copy_(tensor)
 
 
 #: A batch taken apart: its structure, and its tensors in the order of their numbers.
@@ -145,10 +157,12 @@ class Journal:
                 f"Journal: max_bytes must be >= 0, got {max_bytes}; 0 records nothing"
             )
         self.max_bytes = max_bytes
-        self._chunks: dict[torch.device, list[torch.Tensor]] = {}
+        self._chunks: dict[torch.device, list[_Chunk]] = {}
         #: Per device: chunk in use, and bytes used of it.
         self._ends: dict[torch.device, tuple[int, int]] = {}
         self._entries: list[tuple[Any, list[torch.Tensor], dict]] = []
+        #: The last answer of `has_room`: for what, and where there is room.
+        self._planned: tuple[Prepared | None, dict | None] = (None, None)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -156,15 +170,16 @@ class Journal:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held, used or not."""
-        return sum(c.numel() for chunks in self._chunks.values() for c in chunks)
+        return sum(c.nbytes for chunks in self._chunks.values() for c in chunks)
 
     def fits(self, batch: Any) -> bool:
         """Whether this batch can be recorded beside those already here."""
-        return self.has_room(self.prepare(batch))
+        return self._plan(self.prepare(batch)[1]) is not None
 
     def has_room(self, prepared: Prepared) -> bool:
         """Answer `fits` for what `prepare` returned."""
-        return self._plan(prepared[1]) is not None
+        self._planned = (prepared, self._plan(prepared[1]))
+        return self._planned[1] is not None
 
     def prepare(self, batch: Any) -> Prepared:
         """Take a batch apart for `record`: its structure, and its tensors in order."""
@@ -184,7 +199,7 @@ class Journal:
             elif item.layout is not torch.strided or item.is_quantized:
                 return item.detach().clone()
             else:
-                tensor = item.detach()
+                tensor = item.detach() if item.requires_grad else item
             held = _Held(len(tensors), is_array, not is_array and item.requires_grad)
             tensors.append(tensor)
             numbers[id(item)] = held
@@ -196,17 +211,18 @@ class Journal:
         """Find room on each device: ``{device: (chunk, start, bytes)}``, or None."""
         needs: dict[torch.device, int] = {}
         for tensor in tensors:
-            needs[tensor.device] = needs.get(tensor.device, 0) + _need(tensor)
+            device = tensor.device
+            needs[device] = needs.get(device, 0) + _need(tensor)
         places, new = {}, 0
         for device, need in needs.items():
             chunk, used = self._ends.get(device, (0, 0))
             chunks = self._chunks.get(device, [])
-            while chunk < len(chunks) and chunks[chunk].numel() - used < need:
+            while chunk < len(chunks) and chunks[chunk].nbytes - used < need:
                 chunk, used = chunk + 1, 0
             if chunk == len(chunks):
                 new += need
             places[device] = (chunk, used, need)
-        return None if self.nbytes + new > self.max_bytes else places
+        return None if new and self.nbytes + new > self.max_bytes else places
 
     def record(self, batch: Any, prepared: Prepared | None = None) -> bool:
         """Keep a copy of a batch.
@@ -223,8 +239,13 @@ class Journal:
         bool
             False, and nothing kept, if it does not fit into ``max_bytes``.
         """
-        structure, tensors = self.prepare(batch) if prepared is None else prepared
-        places = self._plan(tensors)
+        if prepared is None:
+            prepared = self.prepare(batch)
+        structure, tensors = prepared
+        known, places = self._planned
+        if known is not prepared:
+            places = self._plan(tensors)
+        self._planned = (None, None)
         if places is None:
             return False
         ends = dict(self._ends)
@@ -234,13 +255,13 @@ class Journal:
             if index == len(chunks):
                 room = self.max_bytes - self.nbytes
                 size = max(need, min(need * _BATCHES_PER_CHUNK, room))
-                chunks.append(torch.empty(size, dtype=torch.uint8, device=device))
+                chunks.append(_Chunk(size, device))
             memory[device] = [chunks[index], used]
             self._ends[device] = (index, used + need)
         copies = []
         for tensor in tensors:
             place = memory[tensor.device]
-            copies.append(_copy_into(*place, tensor))
+            copies.append(place[0].copy(place[1], tensor))
             place[1] += _need(tensor)
         self._entries.append((structure, copies, ends))
         return True
@@ -256,11 +277,13 @@ class Journal:
         if not self._entries:
             raise IndexError("Journal: no batch recorded; drop_last() follows record()")
         self._ends = self._entries.pop()[-1]
+        self._planned = (None, None)
 
     def clear(self) -> None:
         """Forget all batches; the memory stays for the next ones."""
         self._entries.clear()
         self._ends = {}
+        self._planned = (None, None)
 
     def __iter__(self) -> Iterator[Any]:
         """Fresh copies of the batches, in order; they may be changed."""
@@ -290,5 +313,4 @@ def _as_tensor(array: numpy.ndarray) -> torch.Tensor | None:
 
 def _twin(tensor: torch.Tensor) -> torch.Tensor:
     """Copy a tensor with its strides and its place in a cache line."""
-    memory = torch.empty(_need(tensor), dtype=torch.uint8, device=tensor.device)
-    return _copy_into(memory, 0, tensor)
+    return _Chunk(_need(tensor), tensor.device).copy(0, tensor)

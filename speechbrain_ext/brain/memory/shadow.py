@@ -1,4 +1,4 @@
-"""Copies of many tensors in preallocated memory, and one cheap look for NaN in them."""
+"""Copies of many tensors in preallocated memory, and what of them was spoiled."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-#: Elements that one pass of `nonfinite_flag` looks at together.
-_SCRATCH = 1 << 16
-#: Larger tensors are not gathered to be looked at.
-_ALONE = 1 << 12
+from speechbrain_ext.brain.memory.finite import ALONE, SCRATCH, is_float, zero_or_nan
+
+#: Bytes of a cache line.
+_LINE = 64
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
@@ -25,18 +25,14 @@ def can_be_written(tensor: torch.Tensor) -> bool:
     )
 
 
-def is_float(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's elements can be NaN."""
-    return tensor.is_floating_point() or tensor.is_complex()
+def _can_be_gathered(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is an array of elements that may be copied as bytes."""
+    plain = type(tensor) in _PLAIN_TYPES and tensor.is_contiguous()
+    return plain and not tensor.is_conj() and not tensor.is_neg()
 
 
-def zero_or_nan(values: torch.Tensor, *, masks: bool = False) -> torch.Tensor:
-    """0 where finite, NaN elsewhere; with ``masks`` also 0 where -Inf."""
-    if values.is_complex():
-        values = torch.view_as_real(values)
-    if masks:
-        values = values.clamp(min=0)
-    return values * 0.0  # 0 * inf and 0 * nan are nan, and nothing overflows
+def _on_cpu(kind: tuple) -> bool:
+    return kind[1].type == "cpu"
 
 
 class TensorShadow:
@@ -50,8 +46,8 @@ class TensorShadow:
     masks : bool
         -Inf is an ordinary value of these tensors: attention masks are made of it.
 
-    Many small tensors are gathered by one ``torch.cat`` a kind, which costs a fifth
-    of as many copies. Nothing here waits for a GPU.
+    Many small tensors are gathered by one ``torch.cat``, on a GPU by one a dtype, which
+    costs a fifth of as many copies. Nothing here waits for a GPU.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor] = (), *, masks: bool = False):
@@ -67,17 +63,21 @@ class TensorShadow:
         self._groups: dict[tuple, list[int]] = {}
         self._odd: list[int] = []
         for index, tensor in enumerate(self.held):
-            if tensor.is_contiguous() and type(tensor) in _PLAIN_TYPES:
+            if _can_be_gathered(tensor):
                 key = (tensor.dtype, tensor.device)
                 self._groups.setdefault(key, []).append(index)
             else:
                 self._odd.append(index)
+        # The largest ones first, where a cache line begins: a copy that lies askew to
+        # its original may take five times as long.
+        for group in self._groups.values():
+            group.sort(key=lambda index: -self.held[index].numel())
         self.blocks = {}
         copies = {}
-        for key, group in self._groups.items():
-            sizes = [self.held[index].numel() for index in group]
-            block = torch.empty(sum(sizes), dtype=key[0], device=key[1])
+        for key, block in self._blocks().items():
             self.blocks[key] = block
+            group = self._groups[key]
+            sizes = [self.held[index].numel() for index in group]
             for index, part in zip(group, block.split(sizes), strict=True):
                 copies[index] = part.view(self.held[index].shape)
         for index in self._odd:
@@ -89,19 +89,49 @@ class TensorShadow:
         self._zeros: dict = {}
         self._bind()
 
+    def _blocks(self) -> dict[tuple, torch.Tensor]:
+        """Allocate a block for each group; on the CPU all in one piece."""
+        counts = {
+            key: sum(self.held[index].numel() for index in group)
+            for key, group in self._groups.items()
+        }
+        sizes = {key: key[0].itemsize * n for key, n in counts.items() if _on_cpu(key)}
+        #: Bytes behind each block, so that the next one begins a cache line.
+        self._gaps = {key: -size % _LINE for key, size in sizes.items()}
+        rooms = [size + self._gaps[key] for key, size in sizes.items()]
+        self._bytes = torch.empty(sum(rooms), dtype=torch.uint8)
+        rooms = dict(zip(sizes, self._bytes.split(rooms), strict=True))
+        return {
+            key: rooms[key][: sizes[key]].view(key[0])
+            if key in rooms
+            else torch.empty(count, dtype=key[0], device=key[1])
+            for key, count in counts.items()
+        }
+
     @staticmethod
     def _kind(tensor: torch.Tensor) -> tuple:
         return (tensor.dtype, tensor.device, tensor.shape, tensor.is_contiguous())
 
     def _bind(self) -> None:
         """Point at the memory in which the live tensors are now."""
-        self._gathers = [
-            ([self.held[i].detach().view(-1) for i in group], self.blocks[key])
-            for key, group in self._groups.items()
-        ]
+        self._gathers = []
+        whole: list[torch.Tensor] = []
+        for key, group in self._groups.items():
+            parts = [self.held[i].detach().view(-1) for i in group]
+            # One empty tensor alone sends torch.cat on a path that takes twice as long.
+            parts = [part for part in parts if part.numel()]
+            if _on_cpu(key):
+                whole += [part.view(torch.uint8) for part in parts]
+                if self._gaps[key]:
+                    whole.append(torch.zeros(self._gaps[key], dtype=torch.uint8))
+            elif parts:
+                self._gathers.append((parts, self.blocks[key]))
+        if whole:
+            self._gathers.append((whole, self._bytes))
         self._gathered = [self.held[i] for g in self._groups.values() for i in g]
         self._pointers = list(map(torch.Tensor.data_ptr, self._gathered))
-        self._quick: list[tuple] | None = None
+        #: How to look at the live tensors where they are; None: first look thoroughly.
+        self.quick: list[tuple] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -131,7 +161,7 @@ class TensorShadow:
         """Let go of the live tensors; the memory waits for `follow`."""
         self.live, self.held = [], []
         self._gathers, self._gathered, self._pointers = [], [], []
-        self._after = self._quick = None
+        self._after = self.quick = None
 
     def take(self) -> None:
         """Copy the live tensors into the shadow."""
@@ -178,7 +208,7 @@ class TensorShadow:
         list[torch.Tensor]
             Scalars that are 0, or NaN where there is such an element; no sync.
         """
-        if self._quick is not None and self.matches(now):
+        if self.quick is not None and self.matches(now):
             if list(map(torch.Tensor.data_ptr, self._gathered)) == self._pointers:
                 return self._look_quickly()
         with torch.no_grad():
@@ -240,22 +270,22 @@ class TensorShadow:
             for key, exempt in self._exempt.items()
         ):
             return
-        self._quick = []
-        for parts, block in self._gathers:
-            if not is_float(block):
-                continue
+        self.quick = []
+        for key in self._exempt:
+            block = self.blocks[key]
+            parts = [self.held[i].detach().view(-1) for i in self._groups[key]]
             # A mask is clamped, which needs a copy anyway.
-            small = [p for p in parts if self.masks or p.numel() <= _ALONE]
-            large = [p for p in parts if not self.masks and p.numel() > _ALONE]
+            small = [p for p in parts if self.masks or p.numel() <= ALONE]
+            large = [p for p in parts if not self.masks and p.numel() > ALONE]
             for several in ([small] if small else []) + [[part] for part in large]:
                 size = sum(part.numel() for part in several)
-                zeros = self._zeros_for(block, size) if size <= _SCRATCH else None
-                self._quick.append((several, zeros))
+                zeros = self._zeros_for(block, size) if size <= SCRATCH else None
+                self.quick.append((several, zeros))
 
     def _look_quickly(self) -> list[torch.Tensor]:
         """Look at the live tensors where they are; only small ones are gathered."""
         scalars = []
-        for parts, zeros in self._quick:
+        for parts, zeros in self.quick:
             values = torch.cat(parts) if len(parts) > 1 else parts[0]
             if zeros is None:
                 scalars.append(self._zero_or_nan_sum(values))
@@ -272,11 +302,11 @@ class TensorShadow:
         if self.masks:
             values = values.clamp(min=0)
         # One small operation without a copy; x * 0 is NaN where x is not finite.
-        if values.numel() <= _SCRATCH:
+        if values.numel() <= SCRATCH:
             return torch.dot(values, self._zeros_for(values, values.numel()))
-        zeros = self._zeros_for(values, _SCRATCH)
+        zeros = self._zeros_for(values, SCRATCH)
         return sum(
-            torch.dot(part, zeros[: part.numel()]) for part in values.split(_SCRATCH)
+            torch.dot(part, zeros[: part.numel()]) for part in values.split(SCRATCH)
         )
 
     def _zeros_for(self, values: torch.Tensor, size: int) -> torch.Tensor:
@@ -308,53 +338,3 @@ class TensorShadow:
                 known = zero_or_nan(before, masks=self.masks).sum().isnan()
                 scalars.append(spoiled.masked_fill(known.to(spoiled.device), 0.0))
         return scalars
-
-
-class FiniteCheck:
-    """A look at all elements of the same tensors, again and again, in few operations.
-
-    Arguments
-    ---------
-    tensors : Sequence[torch.Tensor]
-        Dense float tensors of any kind.
-    """
-
-    def __init__(self, tensors: Sequence[torch.Tensor]):
-        self._tensors = list(tensors)
-        self._bind()
-
-    def _bind(self) -> None:
-        """Point at the memory in which the tensors are now; small ones share a look."""
-        self._pointers = list(map(torch.Tensor.data_ptr, self._tensors))
-        self._alone: list[torch.Tensor] = []
-        self._together: list[list[torch.Tensor]] = []
-        open_groups: dict[tuple, tuple[list, int]] = {}
-        for tensor in self._tensors:
-            tensor = tensor.detach()
-            if tensor.numel() > _SCRATCH or not tensor.is_contiguous():
-                self._alone.append(tensor)
-                continue
-            key = (tensor.dtype, tensor.device)
-            parts, room = open_groups.get(key, ([], 0))
-            if tensor.numel() > room:
-                parts, room = [], 4 * _SCRATCH
-                self._together.append(parts)
-            parts.append(tensor.view(-1))
-            open_groups[key] = (parts, room - tensor.numel())
-
-    @torch.no_grad()
-    def flags(self) -> list[torch.Tensor]:
-        """Return scalars of the tensors' dtypes: NaN if one is not finite, else 0.
-
-        Nothing here waits for a GPU.
-        """
-        # ``parameter.data = other`` keeps the object and exchanges the memory under it.
-        if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
-            self._bind()
-        found = [zero_or_nan(tensor).sum() for tensor in self._alone]
-        return found + [zero_or_nan(torch.cat(p)).sum() for p in self._together]
-
-
-def nonfinite_flag(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Look once at tensors, as `FiniteCheck`."""
-    return FiniteCheck(tensors).flags()

@@ -40,38 +40,38 @@ class Slots:
         by_space: dict[int, tuple[dict, list[str]]] = {}
         for space, name in places:
             by_space.setdefault(id(space), (space, []))[1].append(name)
-        groups = sorted(by_space.values(), key=lambda group: len(group[1]) == 1)
+        # Modules of one kind have the same names: one getter serves them all.
+        by_names: dict[tuple[str, ...], list[dict]] = {}
+        for space, names in by_space.values():
+            by_names.setdefault(tuple(names), []).append(space)
         #: The same places in the order in which `read` gives their values.
-        self.places = [(space, name) for space, names in groups for name in names]
-        self._pairs = [
-            (operator.itemgetter(*names), space)
-            for space, names in groups
-            if len(names) > 1
+        self.places = [
+            (space, name)
+            for names, spaces in by_names.items()
+            for space in spaces
+            for name in names
         ]
-        # itemgetter gives no tuple for a single name.
-        self._singles = [(s, names[0]) for s, names in groups if len(names) == 1]
+        self._groups = [
+            (operator.itemgetter(*names), spaces, len(names) > 1)
+            for names, spaces in by_names.items()
+        ]
 
     def __len__(self) -> int:
         return len(self.places)
 
     def read(self) -> list:
         """Values of all places; KeyError if one is gone."""
-        values = list(
-            itertools.chain.from_iterable([get(space) for get, space in self._pairs])
-        )
-        if self._singles:
-            values += [space[name] for space, name in self._singles]
+        values: list = []
+        for get, spaces, several in self._groups:
+            found = map(get, spaces)
+            # itemgetter gives no tuple for a single name.
+            values += itertools.chain.from_iterable(found) if several else found
         return values
 
     def write(self, values: Iterable) -> None:
         """Put values into all places."""
         for (space, name), value in zip(self.places, values, strict=True):
             space[name] = value
-
-
-def same(values: list, others: list) -> bool:
-    """Whether two lists hold the very same objects."""
-    return len(values) == len(others) and all(map(operator.is_, values, others))
 
 
 def _codes(code: types.CodeType) -> Iterable[types.CodeType]:

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 
 from speechbrain_ext.brain.memory.containers import ATOMS, CONTAINERS, ContainerMemory
-from speechbrain_ext.brain.memory.shadow import FiniteCheck, is_float, zero_or_nan
+from speechbrain_ext.brain.memory.finite import (
+    ALONE,
+    FiniteCheck,
+    is_float,
+    zero_or_nan,
+)
 from speechbrain_ext.brain.memory.slots import REGISTRIES
 from speechbrain_ext.brain.memory.streams import RandomStreams
 from speechbrain_ext.brain.memory.transaction import Gradients
@@ -73,6 +78,8 @@ class StateSnapshot:
         #: What `verify` looks at: all in one go, and one by one.
         self._check: FiniteCheck | None = None
         self._special: list[tuple] = []
+        #: Of all of them, whose sum alone is asked for: finite where they are.
+        self._quick: FiniteCheck | None = None
         self._scripted = False
         #: All that may have a gradient.
         self._parameters: list[torch.nn.Parameter] = []
@@ -95,13 +102,16 @@ class StateSnapshot:
         """
         if self._look() or self._check is None or self._scripted:
             self._list()
+        if self._quick is not None:
+            signs = self._quick.sums()
+            if not signs or torch.isfinite(_add(signs)):
+                return []
         flags = self._check.flags()
         flags += [self._flag(*one) for one in self._special]
         if not flags:
             return []
-        device = flags[0].device
-        total = torch.stack([flag.float().to(device) for flag in flags]).sum()
-        if torch.isfinite(total):
+        if torch.isfinite(_add(flags)):
+            self._quick = None  # what is allowed here has no finite sum
             return []
         return [
             f"{prefix}{name}"
@@ -145,6 +155,9 @@ class StateSnapshot:
         chosen = set(map(id, special))
         self._check = FiniteCheck([one[2] for one in held if id(one) not in chosen])
         self._special = special
+        self._quick = (
+            None if self._exempt else FiniteCheck([one[2] for one in held], alone=ALONE)
+        )
 
     def _flag(self, prefix, name, tensor, kind) -> torch.Tensor:
         """0 if this tensor is as it may be, else NaN."""
@@ -252,6 +265,11 @@ class StateSnapshot:
                     vars(module)[name] = old
                     wanted.discard(f"{prefix}{name}")
         return sorted(wanted)
+
+
+def _add(scalars: list[torch.Tensor]) -> torch.Tensor:
+    device = scalars[0].device
+    return torch.stack([scalar.float().to(device) for scalar in scalars]).sum()
 
 
 def _has_own_state(item: Any) -> bool:

@@ -9,7 +9,6 @@ A batch that steps more than once needs copies of the optimizers too (`Optimizer
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 
@@ -17,8 +16,8 @@ import torch
 
 from speechbrain_ext.brain.memory.containers import ContainerMemory
 from speechbrain_ext.brain.memory.forward_state import ForwardState
+from speechbrain_ext.brain.memory.identity import SameObjects, same
 from speechbrain_ext.brain.memory.shadow import TensorShadow
-from speechbrain_ext.brain.memory.slots import same
 from speechbrain_ext.brain.memory.streams import RandomStreams
 
 _grad = operator.attrgetter("grad")
@@ -31,6 +30,7 @@ class Gradients:
         self._shadow = TensorShadow()
         self._parameters: list[torch.nn.Parameter] = []
         self._grads: list[torch.Tensor | None] = []
+        self._nothing = SameObjects()
 
     @property
     def nbytes(self) -> int:
@@ -44,7 +44,9 @@ class Gradients:
         accumulation window and for parameters whose optimizer is frozen.
         """
         self._parameters, self._grads = parameters, list(map(_grad, parameters))
-        if all(map(operator.is_, self._grads, itertools.repeat(None))):
+        if len(self._nothing.values) != len(parameters):
+            self._nothing = SameObjects([None] * len(parameters))
+        if self._nothing.are(self._grads):
             self._shadow.release()
             return
         self._shadow.follow([grad for grad in self._grads if grad is not None])

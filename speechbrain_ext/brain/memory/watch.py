@@ -33,6 +33,7 @@ class ParameterWatch:
         self.written: set[str] = set()
         self._places: set[tuple[int, str]] = set()
         self._count = 0
+        self._modules: list[torch.nn.Module] = []
         self._slots: list[tuple] = []
         self._watching = False
         self._shadow: TensorShadow | None = None
@@ -41,7 +42,11 @@ class ParameterWatch:
         """Whether forward was seen to write this parameter."""
         return (id(module), name) in self._places
 
-    def take(self, modules: torch.nn.Module, parameters: list) -> None:
+    def follow(self, modules: list[torch.nn.Module]) -> None:
+        """Watch the parameters of these modules from now on."""
+        self._modules = [m for m in modules if m._parameters]
+
+    def take(self, parameters: list) -> None:
         """Look at the parameters before a batch, if this batch is one to watch."""
         self._watching = self._count % _EVERY == 0
         first, self._count = self._count == 0, self._count + 1
@@ -50,7 +55,7 @@ class ParameterWatch:
             return
         self._slots = [
             (module, name, parameter, parameter._version)
-            for module in modules.modules()
+            for module in self._modules
             for name, parameter in module._parameters.items()
             if parameter is not None and parameter.requires_grad
         ]

@@ -75,10 +75,10 @@ class BalancedCrops(CropSampler):
       batch holds as many different speakers as there can be: a speaker of n crops is
       in ``n // batches`` or one more rows of every batch. Nothing collides, so nothing
       is dropped, with more rows than speakers, too.
-    - A speaker's utterances come in turn, each before any comes again (with ``balance``
-      1; below, longer ones in proportion more often). The turn goes on from a
-      new place in each epoch (golden-ratio steps), so that utterances are used evenly
-      over epochs that are too short for all of them.
+    - A speaker's utterances come in turn, each before any comes again (with
+      ``utterance_balance`` 1; below, longer ones in proportion more often). The turn
+      goes on from a new place in each epoch (golden-ratio steps), so that utterances
+      are used evenly over epochs that are too short for all of them.
     - The speeds of a speaker come equally often, too, in ever new order.
 
     All is a pure function of (seed, epoch). Taking an utterance away changes the crops
@@ -97,7 +97,10 @@ class BalancedCrops(CropSampler):
     seed : int
         The experiment's seed.
     balance : float
-        In [0, 1]: 1 = every speaker equally often, 0 = every second equally often.
+        In [0, 1]: 1 = every speaker equally often, 0 = in proportion to their seconds.
+    utterance_balance : float
+        In [0, 1], among the utterances of a speaker: one of d seconds weighs
+        ``d ** (1 - utterance_balance)``.
     speeds : Sequence of float
         Speeds to play crops at, each from 0.5 to 2.
     batch_size : int
@@ -128,14 +131,19 @@ class BalancedCrops(CropSampler):
         seed: int,
         *,
         balance: float = 1.0,
+        utterance_balance: float = 1.0,
         speeds: Sequence[float] = (1.0,),
         batch_size: int = 1,
         world_size: int = 1,
     ):
         super().__init__(utterances, crop_samples, crops_per_epoch, seed)
         faults = []
-        if not 0 <= balance <= 1:
-            faults.append(f"balance must be in [0, 1], got {balance}")
+        for name, value in (
+            ("balance", balance),
+            ("utterance_balance", utterance_balance),
+        ):
+            if not 0 <= value <= 1:
+                faults.append(f"{name} must be in [0, 1], got {value}")
         if batch_size < 1 or world_size < 1:
             faults.append(
                 "batch_size and world_size must be >= 1, got "
@@ -155,7 +163,7 @@ class BalancedCrops(CropSampler):
             )
         if faults:
             raise ValueError("BalancedCrops: " + "; ".join(faults))
-        self.balance = balance
+        self.balance, self.utterance_balance = balance, utterance_balance
         self.speeds = tuple(float(speed) for speed in speeds)
         self.batch_size, self.world_size = batch_size, world_size
         whole = batch_size * world_size
@@ -191,7 +199,8 @@ class BalancedCrops(CropSampler):
         order = sorted(lengths, key=lambda utt_id: digest(self.seed, utt_id, "turn"))
         # The n utterances lie on a circle of length n, each on an arc as long as its
         # weight. A lap visits n points of it, 1 apart.
-        weights = np.array([lengths[u] for u in order], float) ** (1 - self.balance)
+        weights = np.array([lengths[u] for u in order], float)
+        weights **= 1 - self.utterance_balance
         ends = np.cumsum(weights * (len(order) / weights.sum())).tolist()
         start = self._fraction(None, spk_id, "start") + epoch * _GOLDEN
         uses: Counter[str] = Counter()

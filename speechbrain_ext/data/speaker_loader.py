@@ -113,6 +113,7 @@ def speaker_loader(
     augment: Augment | None = None,
     speeds: Sequence[float] = (1.0,),
     balance: float = 1.0,
+    utterance_balance: float = 1.0,
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -129,7 +130,7 @@ def speaker_loader(
         The train manifest.
     speakers : Mapping[str, int]
         spk_id -> index, 0 to the number of speakers - 1.
-    crop_samples, crops_per_epoch, seed, speeds, balance
+    crop_samples, crops_per_epoch, seed, speeds, balance, utterance_balance
         See `BalancedCrops`; ``crops_per_epoch`` are rounded up to whole batches.
     batch_size : int
         Crops in a batch, per rank.
@@ -172,6 +173,7 @@ def speaker_loader(
         crops_per_epoch,
         seed,
         balance=balance,
+        utterance_balance=utterance_balance,
         speeds=speeds,
         batch_size=batch_size,
         world_size=world_size,

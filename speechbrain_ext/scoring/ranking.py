@@ -266,7 +266,8 @@ class RankedScores:
                 raise ValueError(
                     f"scoring: a false alarm rate is between 0 and 1, got {wanted}"
                 )
-            first = int(np.searchsorted(-far, -wanted))
+            # 3 of 300 is not 0.01 to the last bit, but it is what was asked for.
+            first = int(np.searchsorted(-far, -wanted * (1 + 1e-12)))
             points.append(
                 Operating(
                     float(far[first]), float(frr[first]), float(thresholds[first])

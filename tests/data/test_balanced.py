@@ -116,7 +116,9 @@ def test_short_epochs_use_all_utterances_evenly_in_the_long_run(crops_each):
 def test_without_balance_seconds_decide_and_long_utterances_come_more_often():
     utterances = corpus([4, 8], lambda i, j: 2.0 * (j + 1) * (i + 1))
     total = sum(x.duration for x in utterances.values())
-    crops = sampler(utterances, 820, balance=0.0, batch_size=10).crops(1)
+    crops = sampler(
+        utterances, 820, balance=0.0, utterance_balance=0.0, batch_size=10
+    ).crops(1)
     counts = Counter(crop.utt_id for crop in crops)
     for utt_id, utterance in utterances.items():
         expected = 820 * utterance.duration / total

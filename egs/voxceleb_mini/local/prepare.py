@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument(
         "--chunk_seconds",
         type=float,
-        default=0.0,
-        help="join shorter train utterances; 0: leave them as they are",
+        default=3.0,
+        help="shorter train utterances are also joined to such pieces; 0: not",
     )
     parser.add_argument(
         "--max_rejected", type=float, default=0.2, help="part of all, in [0, 1]"

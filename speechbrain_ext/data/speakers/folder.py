@@ -2,7 +2,7 @@
 
 A split folder holds::
 
-    train.json valid.json     utterances of train speakers, or chunks of them
+    train.json valid.json     utterances of train speakers; in train chunks of them, too
     cohort.json               segments of train speakers, for the backend
     test.json                 all that a trial names: segments and single utterances
     trials/main.txt           every pair of test segments
@@ -62,7 +62,8 @@ class SplitSettings:
     short_per_speaker : int
         At most so many of each test speaker.
     chunk_seconds : float
-        Shorter utterances of train and valid are joined to chunks; 0 leaves them.
+        Shorter utterances of train are joined to chunks of at least this length, which
+        stand beside them; 0 makes none.
     valid_part : float
         Part of each train speaker's utterances that is held out.
     max_trials : int
@@ -74,7 +75,7 @@ class SplitSettings:
     cohort_per_speaker: int = 20
     short_seconds: float = 0.5
     short_per_speaker: int = 12
-    chunk_seconds: float = 0.0
+    chunk_seconds: float = 3.0
     valid_part: float = 0.05
     max_trials: int = 2_000_000
 
@@ -192,8 +193,8 @@ def write_split(
         singles = _draw_singles(tested, seed, settings)
         test = [*segments, *singles]
     manifests = {
-        "train": pieces.add_chunks(train, settings.chunk_seconds),
-        "valid": pieces.add_chunks(valid, settings.chunk_seconds),
+        "train": [*train, *pieces.add_chunks(train, settings.chunk_seconds)],
+        "valid": valid,
         "cohort": cohort,
         "test": test,
     }
@@ -273,14 +274,15 @@ class _Pieces:
             for piece in plan_segments(mine, seconds, limit)
         ]
 
-    def add_chunks(self, utterances: list[Utterance], seconds: float) -> list:
-        """Return chunks; an utterance that stays alone stays as it is."""
+    def add_chunks(self, utterances: list[Utterance], seconds: float) -> list[Piece]:
+        """Return what short utterances are joined to; what stays alone makes none."""
         if not seconds:
-            return utterances
+            return []
         return [
-            self._add("chunks", piece) if len(piece.parts) > 1 else piece.parts[0]
+            self._add("chunks", piece)
             for mine in group_by_speaker(utterances).values()
             for piece in plan_chunks(mine, seconds)
+            if len(piece.parts) > 1
         ]
 
     def write(self) -> dict[str, Utterance]:

@@ -16,6 +16,7 @@ REQUIRED_KEYS = (
     "crops_per_epoch",
     "batch_size",
     "balance",
+    "utterance_balance",
     "speeds",
     "augment",
     "num_workers",

@@ -198,6 +198,7 @@ def make_loaders(recipe: Recipe, train_set: dict, valid_set: dict) -> tuple:
         augment=hparams["augment"](),
         speeds=tuple(hparams["speeds"]),
         balance=hparams["balance"],
+        utterance_balance=hparams["utterance_balance"],
         num_workers=hparams["num_workers"],
         rank=get_rank() or 0,
         world_size=world_size(),
@@ -222,8 +223,9 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
         )
     if hparams["batch_size"] == 1:
         faults.append("batch_size must be >= 2: BatchNorm has no variance of one")
-    if not 0 <= hparams["balance"] <= 1:
-        faults.append(f"balance must be in [0, 1], got {hparams['balance']}")
+    for name in ("balance", "utterance_balance"):
+        if not 0 <= hparams[name] <= 1:
+            faults.append(f"{name} must be in [0, 1], got {hparams[name]}")
     speeds = list(hparams["speeds"])
     if not speeds or speeds[0] != 1 or min(speeds) <= 0 or len({*speeds}) < len(speeds):
         faults.append(

@@ -28,6 +28,7 @@ from tests.tasks.voices import corpus
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "speaker" / "ecapa_mini.yaml"
 TINY = {
     "number_of_epochs": 2,
+    "speeds": [1.0],
     "crops_per_epoch": 16,
     "learning_rate": 5e-3,
     "crop_seconds": 0.5,

@@ -45,6 +45,10 @@ def bench(only: str | None, repeats: int, output: Path) -> None:
     """
     from speechbrain_ext.tasks.experiment import environment
 
+    if output.suffix != ".json":
+        raise click.BadParameter(
+            f"--output {output}: must end in .json; the tables go into a .md beside"
+        )
     load = os.getloadavg()[0]
     results = {}
     for name in [only] if only else BENCHMARKS:

@@ -73,6 +73,14 @@ def test_command_writes_json_and_the_same_numbers_as_a_table(tmp_path, monkeypat
     assert table in run.output
 
 
+def test_an_output_that_the_tables_would_overwrite_is_refused(tmp_path):
+    arguments = ["--only", "quantizer", "--output", str(tmp_path / "bench.md")]
+    run = CliRunner().invoke(command.bench, arguments)
+    assert run.exit_code == 2
+    assert "must end in .json" in run.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_quantizers_compared_have_one_bit_rate_and_ours_holds_least_memory():
     pytest.importorskip("encodec")
     pytest.importorskip("vector_quantize_pytorch")

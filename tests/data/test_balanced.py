@@ -125,6 +125,17 @@ def test_without_balance_seconds_decide_and_long_utterances_come_more_often():
         assert counts[utt_id] == pytest.approx(expected, abs=2.01)
 
 
+def test_speakers_stay_equal_where_their_longer_utterances_come_more_often():
+    utterances = corpus([4, 8], lambda i, j: 2.0 * (j + 1) * (i + 1))
+    crops = sampler(utterances, 400, utterance_balance=0.0, batch_size=10).crops(1)
+    assert set(Counter(map(speaker, crops)).values()) == {200}
+    counts = Counter(crop.utt_id for crop in crops)
+    for utt_id, utterance in utterances.items():
+        mine = [u.duration for u in utterances.values() if u.spk_id == utterance.spk_id]
+        expected = 200 * utterance.duration / sum(mine)
+        assert counts[utt_id] == pytest.approx(expected, abs=2.01)
+
+
 def test_balance_moves_between_seconds_and_speakers():
     utterances = corpus([1, 16])
     shares = [

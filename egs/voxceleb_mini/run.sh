@@ -24,6 +24,7 @@ option corpus "choice:auto|debian|voxceleb1|folder|espeak" auto \
 option num_test count:N "" "test speakers (default: 22 of debian, else about a third)"
 option num_train count:N "" "train speakers (default: all others)"
 option split_seed int:N 1 "draws train and test speakers"
+option inner_split count:N "" "for tuning: without the test speakers of the split; draws others of its train speakers"
 option num_speakers int:N "" "voxceleb1: train speakers drawn, 0 is all; espeak: voices"
 option subset_seed int:N "" "voxceleb1: draws its train speakers"
 option max_files_per_speaker int:N "" "debian, voxceleb1: files drawn of each speaker; 0 is all"
@@ -33,8 +34,8 @@ option vad "choice:silero|none" "" "what cuts silence off (default: silero; voxc
 option noise_folder path:DIR "" "noises to train with, such as MUSAN (needs --noise_prob)"
 option rir_folder path:DIR "" "impulse responses to train with (needs --reverb_prob)"
 option init_from path:CKPT "" "encoder to start from: a file, a save/ or an experiment"
-option backend "choice:auto|cosine|center|wccn|as_norm|wccn+as_norm" auto \
-  "what compares embeddings; auto: chosen on folds of train speakers"
+option backend "choice:auto|folds|cosine|center|wccn|as_norm|wccn+as_norm" auto \
+  "what compares embeddings; auto: wccn+as_norm if it can be learned; folds: best on folds of train speakers"
 option calibrate flag false "scores become log-likelihood ratios"
 option nan_trials "choice:count|filter|raise" count "a trial without score: an error, left out, or the end"
 option max_nan_trials int:N 0 "more trials without score than this: exit 1"
@@ -46,7 +47,7 @@ find_python
 
 # An experiment that is named has its recipe and its voices from its last run.
 source_names=(corpus data_folder datadir num_speakers subset_seed max_files_per_speaker)
-split_names=(split_seed num_test num_train chunk_seconds max_rejected vad)
+split_names=(split_seed inner_split num_test num_train chunk_seconds max_rejected vad)
 if is_given expdir; then
   expdir=${opt[expdir]}
 elif is_given tag; then
@@ -85,6 +86,7 @@ find_recipe                                       # -> recipe_yaml, recipe_name
 find_presets "${preset[@]+"${preset[@]}"}"        # -> presets
 corpus=${opt[corpus]}
 split=split${opt[split_seed]}
+if is_given inner_split; then split+=_inner${opt[inner_split]}; fi
 tag=${opt[tag]:-${recipe_name}_$corpus}
 if ! is_given tag && [[ $split != split1 ]]; then tag+=_$split; fi
 expdir=${expdir:-exp/$tag}
@@ -115,7 +117,7 @@ if [[ -n $data_folder ]]; then words+=("--data_folder=$data_folder"); fi
 given_of num_speakers subset_seed max_files_per_speaker
 source_options=("${words[@]}")
 words=("--split_seed=${opt[split_seed]}")
-given_of num_test num_train chunk_seconds max_rejected vad
+given_of inner_split num_test num_train chunk_seconds max_rejected vad
 split_options=("${words[@]}")
 words=()
 given_of noise_folder rir_folder init_from

@@ -12,7 +12,13 @@ from speechbrain_ext.tasks.speaker.score import score
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("experiment", type=click.Path())
 @click.option("--data", required=True, type=click.Path(), help="The split folder.")
-@click.option("--backend", type=click.Choice(CHOICES), default="auto")
+@click.option(
+    "--backend",
+    type=click.Choice(CHOICES),
+    default="auto",
+    help="What compares embeddings. auto: WCCN and AS-norm, or the raw cosine where "
+    "the cohort is too small; folds: what is best on folds of training speakers.",
+)
 @click.option(
     "--nan_trials",
     type=click.Choice(["count", "filter", "raise"]),

@@ -211,6 +211,35 @@ def test_another_seed_takes_over_all_audio_and_leaves_the_first_split(crowd, tmp
         assert after[f"split1/{name}"] == after[f"split2/{name}"]
 
 
+def test_an_inner_split_never_meets_the_test_speakers_of_the_split(crowd, tmp_path):
+    def inner(seed):
+        settings = replace(SMALL, split_seed=seed, inner_split=2)
+        summary, _ = run(crowd, tmp_path / "data", settings)
+        assert summary.split_folder.name == f"split{seed}_inner2"
+        facts = json.loads((summary.split_folder / "split.json").read_text())
+        assert (facts["split_seed"], facts["inner_split"]) == (seed, 2)
+        named = verify_manifest(summary.split_folder / "test.json").values()
+        assert {one.spk_id for one in named} == set(summary.speakers["test"])
+        return summary.speakers
+
+    for seed in (1, 2):
+        outer = run(crowd, tmp_path / "data", replace(SMALL, split_seed=seed))[0]
+        sides = inner(seed)
+        assert not set(outer.speakers["test"]) & {*sides["train"], *sides["test"]}
+        assert sorted(sides["train"] + sides["test"]) == outer.speakers["train"]
+
+
+def test_an_inner_split_of_a_published_one_draws_its_own_trials(celebrities, tmp_path):
+    items, path, _ = celebrities
+    settings = replace(SMALL, inner_split=1)
+    lists = {"main": path}
+    summary, _ = run(items, tmp_path / "data", settings, trial_lists=lists)
+    assert not set(summary.speakers["test"]) & {
+        one.spk_id for one in items if one.role == "test"
+    }
+    assert summary.trials["main"][0] > 0
+
+
 def poison(crowd, folder):
     """Return faulty recordings of the speakers and of one who has no other."""
     folder.mkdir()

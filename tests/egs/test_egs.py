@@ -214,6 +214,7 @@ def test_each_split_and_corpus_of_voxceleb_mini_is_an_experiment(voxceleb, check
         (["--corpus=espeak"], "ecapa_mini_espeak"),
         (["--corpus=debian", "--split_seed=2"], "ecapa_mini_debian_split2"),
         (["--corpus=debian", "--split_seed=2", "--tag=mine"], "mine"),
+        (["--corpus=debian", "--inner_split=4"], "ecapa_mini_debian_split1_inner4"),
     ):
         _, out, _ = voxceleb("--dry_run", *arguments)
         assert commands_of(out)[5].endswith(f"report exp/{tag}")

@@ -76,6 +76,23 @@ def test_the_choice_does_not_see_the_test_speakers(clean, tmp_path):
     assert found == clean[2]["backend"]
 
 
+def test_the_usual_backend_has_settings_of_the_folds_and_folds_choose_the_kind(
+    clean, tmp_path
+):
+    usual = clean[2]["backend"]
+    assert usual["chosen"] == "wccn+as_norm"
+    rows = {row["name"]: row for row in usual["folds"] if row["error"] is None}
+    (marked,) = [row for row in rows.values() if row["chosen"]]
+    kin = [row["mean"] for row in rows.values() if row["kind"] == "wccn+as_norm"]
+    assert marked["kind"] == "wccn+as_norm"
+    assert marked["mean"] == min(kin)
+    exp, data = make_split(tmp_path)
+    free = score(exp, data, backend="folds", draws=1)["backend"]
+    (marked,) = [row for row in free["folds"] if row["chosen"]]
+    assert free["chosen"] == marked["kind"]
+    assert marked["mean"] == min(row["mean"] for row in rows.values())
+
+
 def test_what_a_user_asks_for_is_marked_and_said(clean, tmp_path):
     exp, data = make_split(tmp_path)
     results = score(exp, data, backend="as_norm", draws=1)
@@ -191,11 +208,12 @@ def test_what_is_missing_or_does_not_fit_is_a_message(tmp_path, spoil, message):
     assert not (exp / "results.json").exists()
 
 
-def test_few_speakers_leave_the_raw_cosine(tmp_path):
+def test_few_speakers_leave_the_raw_cosine_and_the_page_says_why(tmp_path):
     exp, data = make_split(tmp_path, train=2, test=2)
     results = score(exp, data, draws=1)
     assert [s["name"] for s in results["systems"]] == ["channel", "cosine"]
     assert results["systems"][1]["chosen"]
+    assert "WCCN + AS-norm, the usual one, can't be learned" in render_markdown(results)
     with pytest.raises(UserError, match="--backend=wccn can't be learned"):
         score(exp, data, backend="wccn")
 

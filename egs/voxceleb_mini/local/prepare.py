@@ -26,6 +26,12 @@ def main() -> None:
     parser.add_argument(
         "--split_seed", type=int, default=1, help="draws train and test speakers"
     )
+    parser.add_argument(
+        "--inner_split",
+        type=int,
+        help="for tuning: take the test speakers away, and draw others of the train "
+        "speakers",
+    )
     parser.add_argument("--num_test", type=int, help="test speakers")
     parser.add_argument("--num_train", type=int, help="train speakers (default: rest)")
     parser.add_argument(
@@ -54,6 +60,7 @@ def main() -> None:
         folder,
         SpeakerSettings(
             split_seed=options.split_seed,
+            inner_split=options.inner_split,
             num_test=options.num_test or _NUM_TEST.get(options.corpus),
             num_train=options.num_train,
             max_rejected=options.max_rejected,

@@ -9,6 +9,7 @@ A data folder afterwards holds::
     prepare.json           the settings, and the command that made all this
     .journal.jsonl         what is done, so that a killed run goes on
     split<seed>/           see `speechbrain_ext.data.speakers.folder`
+    split<seed>_inner<n>/  likewise, within the train speakers of split<seed>
 
 Another seed makes another split folder of the same audio. Everything but the journal
 is a pure function of the recordings and the settings.
@@ -53,6 +54,10 @@ class SpeakerSettings:
         Of the written audio, Hz.
     split_seed : int
         Redraws train and test speakers.
+    inner_split : int or None
+        If given, the test speakers of ``split_seed`` are left out, and others drawn by
+        this number of its train speakers: so one can tune without ever looking at the
+        speakers that will tell the result. The corpus' own trials are not used then.
     num_test, num_train : int or None
         Number of speakers; see `split_speakers`.
     min_test_segments : int
@@ -65,6 +70,7 @@ class SpeakerSettings:
 
     sample_rate: int = 16000
     split_seed: int = 1
+    inner_split: int | None = None
     num_test: int | None = None
     num_train: int | None = None
     min_test_segments: int = 6
@@ -170,11 +176,15 @@ def prepare_speakers(
         trim=trim,
         link=link,
     )
-    split_folder = folder / f"split{settings.split_seed}"
+    name = f"split{settings.split_seed}"
+    if settings.inner_split is not None:
+        name += f"_inner{settings.inner_split}"
+    split_folder = folder / name
     with staged as audio:
         draft = begin_split(split_folder)
         utterances = {one.utt_id: audio.utterances[one.utt_id] for one in audio.kept}
-        lists = dict(trial_lists or {})
+        inner = settings.inner_split is not None
+        lists = {} if inner else dict(trial_lists or {})
         people = find_people(
             audio.items,
             utterances,
@@ -188,12 +198,16 @@ def prepare_speakers(
             num_test=settings.num_test,
             num_train=settings.num_train,
         )
+        split_people, seed = people, settings.split_seed
+        if inner:
+            split_people, seed = _without_test(people, sides), settings.inner_split
+            sides = split_speakers(split_people, seed)
         written = write_split(
             draft,
-            [one for one in people if not one.left_out],
+            [one for one in split_people if not one.left_out],
             sides,
             utterances,
-            seed=settings.split_seed,
+            seed=seed,
             settings=settings.split,
             path_of=audio.path_now,
             trial_lists=lists,
@@ -225,6 +239,15 @@ def prepare_speakers(
     for line in filter(None, [*written.remarks, audio.describe_losses()]):
         log(line)
     return summary
+
+
+def _without_test(people: list[Person], sides: Mapping[str, list[str]]) -> list[Person]:
+    """Leave out who is not on the train side; the others are free to be tested."""
+    train = set(sides["train"])
+    return [
+        replace(one, fixed=()) if one.spk_id in train else replace(one, left_out=True)
+        for one in people
+    ]
 
 
 def _check_speaker(item: Item) -> Item:

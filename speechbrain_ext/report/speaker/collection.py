@@ -15,7 +15,7 @@ from speechbrain_ext.report.speaker.results import chosen_system
 from speechbrain_ext.report.speaker.text import interval, percent
 from speechbrain_ext.report.tables import Table, markdown_table, plain
 
-#: Systems that are compared over runs; "chosen" is what the folds chose in each run.
+#: Systems that are compared over runs; "chosen" is what counts in each run.
 SYSTEMS = ("chosen", "cosine", "channel")
 LISTS = ("main", "hard", "short")
 _LABELS = {
@@ -93,9 +93,10 @@ def render_speaker_collection(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> 
         parts += [f"## {table.title}", markdown_table(table)]
         parts += [f"[{n}] {note}." for n, note in enumerate(table.notes, 1)]
     parts.append(
-        "Brackets: 95 % interval over test speakers. Chosen backend: by folds of "
-        "training speakers in each run, never by these trials. Below channel: how much "
-        "lower the chosen backend's main EER is than that of the channel-only baseline."
+        "Brackets: 95 % interval over test speakers. Chosen backend: the one that is "
+        "named, with settings from folds of training speakers in each run, never from "
+        "these trials. Below channel: how much lower the chosen backend's main EER is "
+        "than that of the channel-only baseline."
     )
     commands = dict.fromkeys(results["command"] for _, results in runs)
     parts += ["## Commands", "```\n" + "\n".join(commands) + "\n```"]

@@ -145,7 +145,7 @@ def worst_table(results: dict[str, Any], kind: str) -> Table | None:
 
 
 def choice_table(results: dict[str, Any]) -> Table | None:
-    """Show by which figures of training speakers the backend was chosen."""
+    """Show the figures of training speakers that chose the settings of backends."""
     backend = results["backend"]
     if not backend["folds"]:
         return None
@@ -159,7 +159,7 @@ def choice_table(results: dict[str, Any]) -> Table | None:
         for row in backend["folds"]
     ]
     return Table(
-        "How the backend was chosen: EER between training speakers, %",
+        "How settings were chosen: EER on folds of training speakers, %",
         ["backend", "mean", *(f"fold {n + 1}" for n in range(count))],
         rows,
         [row["chosen"] for row in backend["folds"]],

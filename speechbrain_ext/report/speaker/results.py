@@ -11,7 +11,7 @@ Beside what `report.results` says::
                                      "eer_interval": [low, high],
                                      "per_source": what source_figures says},
                             "hard": {...}, "short": {...}}}],
-     "backend": {"asked", "chosen", "folds": how training speakers chose},
+     "backend": {"asked", "chosen", "reason", "folds": what chose the settings},
      "errors": {"system", "list", **what name_errors says},
      "nan_trials": {"policy", "allowed", "most", "named": [{"utt_id", "file", "system",
                     "why", "trials": {list: count}}, ...], "cohort": [utt_id, ...]},

@@ -132,11 +132,9 @@ def error_table(results: dict[str, Any]) -> Table:
 
 def _interval_note(results: dict[str, Any]) -> str:
     conditions = results["conditions"]
-    how = {"auto": "chosen on folds of training speakers, never on these trials"}
-    asked = results["backend"]["asked"]
     return (
-        f"Marked: {chosen_system(results)['label']}, "
-        f"{how.get(asked, f'asked for by --backend {asked}')}. Brackets: 95 % "
+        f"Marked: {chosen_system(results)['label']}: {results['backend']['reason']}; "
+        "these trials have no say in it. Brackets: 95 % "
         f"interval over {conditions.get('num_test_speakers')} test speakers, drawn "
         f"with replacement {conditions.get('bootstrap_draws')} times; a difference "
         "inside it is not established. Channel only: mean and deviation of the "

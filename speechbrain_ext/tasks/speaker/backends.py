@@ -1,4 +1,4 @@
-"""The systems that are scored: channel only, raw cosine, and what folds chose."""
+"""The systems that are scored: channel only, raw cosine, and one of each backend."""
 
 from __future__ import annotations
 
@@ -30,8 +30,13 @@ LABELS = {
     "as_norm": "AS-norm",
     "wccn+as_norm": "WCCN + AS-norm",
 }
-#: What ``--backend`` takes.
-CHOICES = ("auto", *LABELS)
+#: What ``--backend`` takes; see `make_systems`.
+CHOICES = ("auto", "folds", *LABELS)
+#: What ``auto`` takes where the cohort can teach it. Folds of training speakers can't
+#: tell kinds apart: the network has seen them all, and separates them so well that
+#: little is left to mend. Networks that have never seen some of the training speakers
+#: (``--inner_split``, docs/speaker_ablation.md) tell that this one is the best.
+USUAL_KIND = "wccn+as_norm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +80,10 @@ def make_systems(
     calibrate: bool,
     seed: int,
 ) -> tuple[list[System], dict[str, Any], list[str]]:
-    """Learn all systems from training speakers, and choose one on folds of them.
+    """Learn all systems from training speakers, and choose one.
+
+    The settings of each kind of backend (shrinkage, size of the cohort) are those that
+    are best on folds of training speakers. Test speakers never enter.
 
     Arguments
     ---------
@@ -84,7 +92,8 @@ def make_systems(
     speakers : sequence of str
         Who speaks, one for each of ``cohort``.
     asked : str
-        One of `CHOICES`.
+        One of `CHOICES`: a kind; ``folds``, the kind that is best on the folds, too;
+        ``auto``, `USUAL_KIND`, or the raw cosine where the cohort is too small for it.
     calibrate : bool
         Turn scores into log-likelihood ratios.
     seed : int
@@ -93,8 +102,7 @@ def make_systems(
     Returns
     -------
     systems : list of System
-        Channel only, raw cosine, and of each other kind the setting that was best on
-        the folds.
+        Channel only, raw cosine, and of each other kind the best setting.
     choice : dict
         ``asked``, ``chosen``, ``reason``, ``folds`` (a row for each setting).
     left_out : list of str
@@ -109,7 +117,18 @@ def make_systems(
     left_out = [cohort.ids[row] for row in np.flatnonzero(~usable)]
     choice = choose_backend(cohort.vectors, speakers, seed=seed)
     best = _best_of_kinds(choice)
-    chosen = kind_of(choice.settings) if asked == "auto" else asked
+    chosen, reason = asked, f"asked for by --backend {asked}"
+    if asked == "folds":
+        chosen, reason = kind_of(choice.settings), choice.reason
+    elif asked == "auto" and USUAL_KIND in best:
+        chosen = USUAL_KIND
+        reason = "the usual one, with settings from folds of training speakers"
+    elif asked == "auto":
+        chosen = "cosine"
+        reason = (
+            f"{LABELS[USUAL_KIND]}, the usual one, can't be learned: "
+            f"{_why_not(choice, USUAL_KIND)}"
+        )
     if chosen not in best:
         raise UserError(
             f"score: --backend={asked} can't be learned: {_why_not(choice, asked)}\n"
@@ -124,8 +143,11 @@ def make_systems(
     table = {
         "asked": asked,
         "chosen": chosen,
-        "reason": choice.reason,
-        "folds": [_fold_row(row) for row in choice.table],
+        "reason": reason,
+        "folds": [
+            _fold_row(row, _settings_of(row) == best.get(chosen))
+            for row in choice.table
+        ],
     }
     return systems, table, left_out
 
@@ -154,12 +176,12 @@ def _why_not(choice: Choice, asked: str) -> str:
     return next(filter(None, reasons), choice.reason)
 
 
-def _fold_row(row: dict[str, Any]) -> dict[str, Any]:
+def _fold_row(row: dict[str, Any], chosen: bool) -> dict[str, Any]:
     settings = _settings_of(row)
     return {
         "name": row["name"],
         "kind": kind_of(settings),
-        "chosen": row["chosen"],
+        "chosen": chosen,
         "mean": row["eer"],
         "folds": row["fold_eers"],
         "error": row["error"],

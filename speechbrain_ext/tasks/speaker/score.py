@@ -69,8 +69,8 @@ def score(
     data : str or Path
         Split folder: ``test.json``, ``cohort.json``, ``trials/*.txt``.
     backend : str
-        ``auto`` (chosen on folds of training speakers), or a name in
-        `backends.LABELS`. All are scored; this says which one counts.
+        One of `backends.CHOICES`; see `backends.make_systems`. All kinds are scored;
+        this says which one counts.
     nan_trials : {"count", "filter", "raise"}
         What a trial without finite embeddings is: an error of the system, left out
         (and marked so), or the end.
@@ -255,6 +255,7 @@ def conditions(recipe, folder: Path, data: Path, speech: Speech, draws: int) -> 
     return {
         "split_hash": split_hash(*(path for path in manifests if path.exists())),
         "split_seed": split.get("split_seed"),
+        "inner_split": split.get("inner_split"),
         "num_train_speakers": len(set(speech.speakers(speech.cohort.ids))),
         "num_test_speakers": len(tested),
         **model_conditions(

@@ -36,29 +36,31 @@ def run_figures(results: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``split_seed``, ``seed``, ``train_seconds``, ``backend``, ``nan_trials``, and
-        ``eer``: "chosen", "cosine", "channel" to list to rate; ``interval`` likewise.
+        ``split_seed``, ``inner_split``, ``seed``, ``train_seconds``, ``backend``,
+        ``nan_trials``, and ``eer``: "chosen" and the name of every system to list to
+        rate; ``interval`` likewise. ``labels``: how tables call the systems.
     """
     conditions = results["conditions"]
     by_name = {system["name"]: system for system in results["systems"]}
+    labels = {name: system["label"] for name, system in by_name.items()}
     by_name["chosen"] = chosen_system(results)
     return {
         "split_seed": conditions.get("split_seed"),
+        "inner_split": conditions.get("inner_split"),
         "seed": conditions["seed"],
         "train_seconds": conditions["train_seconds"],
         "backend": by_name["chosen"]["label"],
         "nan_trials": results["nan_trials"]["policy"],
         "eer": _of_lists(by_name, "eer"),
         "interval": _of_lists(by_name, "eer_interval"),
+        "labels": labels,
     }
 
 
 def _of_lists(systems: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
     return {
-        name: {
-            trials: figures[key] for trials, figures in systems[name]["lists"].items()
-        }
-        for name in SYSTEMS
+        name: {trials: figures[key] for trials, figures in system["lists"].items()}
+        for name, system in systems.items()
     }
 
 
@@ -242,27 +244,51 @@ def render_ablation(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = [_ablation_cells(row, rows[0], system, lists) for row in rows]
         table = Table(
             f"Equal error rate, %, {_LABELS[system]}",
-            [
-                "change",
-                "runs",
-                *lists,
-                "main: difference",
-                "verdict",
-                "train s",
-                "note",
-            ],
+            ["change", "runs", *lists, "main: difference", "verdict", "note"],
             cells,
             [row is rows[0] for row in rows],
             [],
-            words=(len(lists) + 3, len(lists) + 5),
+            words=(len(lists) + 3, len(lists) + 4),
         )
         parts += [f"## {table.title}", markdown_table(table)]
-    parts.append(
+    parts += [
         "Mean ± standard deviation over runs. Difference: to the first row, mean over "
         "runs of the same split and seed ± its standard error. A verdict needs three "
-        "such pairs, and a difference of more than two standard errors."
-    )
+        "such pairs, and a difference of more than two standard errors.",
+        *_backend_chapter(rows, lists),
+    ]
     return "\n\n".join(parts) + "\n"
+
+
+def _backend_chapter(rows: Sequence[Mapping[str, Any]], lists) -> list[str]:
+    """Compare the backends on the same networks: those of all rows."""
+    runs = [run for row in rows for run in row["runs"]]
+    names = [
+        name
+        for name in dict.fromkeys(name for run in runs for name in run["eer"])
+        if name != "chosen" and all(name in run["eer"] for run in runs)
+    ]
+    cells = []
+    for name in names:
+        changes = [run["eer"][name]["main"] - run["eer"]["cosine"]["main"]
+                   for run in runs]  # fmt: skip
+        compared = ("--", "reference") if name == "cosine" else _verdict(changes)
+        rates = (_mean_and_spread(_rates(runs, name, trials)) for trials in lists)
+        cells.append([runs[0]["labels"][name], *rates, *compared])
+    table = Table(
+        "Equal error rate, %, of each backend",
+        ["backend", *lists, "main: difference", "verdict"],
+        cells,
+        [name == "cosine" for name in names],
+        [],
+        words=(len(lists) + 2,),
+    )
+    return [
+        f"## {table.title}",
+        markdown_table(table),
+        f"Over all {len(runs)} runs of this page; difference: to the raw cosine of the "
+        "same network.",
+    ]
 
 
 def _ablation_cells(row, first, system: str, lists: Sequence[str]) -> list[str]:
@@ -270,13 +296,11 @@ def _ablation_cells(row, first, system: str, lists: Sequence[str]) -> list[str]:
     compared = ("--", "reference")
     if row is not first:
         compared = _compare(runs, first["runs"], system)
-    seconds = [run["train_seconds"] for run in runs if run["train_seconds"] is not None]
     return [
         row["change"],
         str(len(runs)),
         *(_mean_and_spread(_rates(runs, system, name)) for name in lists),
         *compared,
-        plain(round(statistics.mean(seconds))) if seconds else "--",
         row.get("note", ""),
     ]
 
@@ -286,13 +310,20 @@ def _compare(runs, reference, system: str) -> tuple[str, str]:
 
     def by_seed(found) -> dict[tuple, float]:
         rates = {
-            (run["split_seed"], run["seed"]): run["eer"][system].get("main")
+            tuple(run[key] for key in ("split_seed", "inner_split", "seed")): run[
+                "eer"
+            ][system].get("main")
             for run in found
         }
         return {key: rate for key, rate in rates.items() if rate is not None}
 
     ours, theirs = by_seed(runs), by_seed(reference)
     changes = [ours[key] - theirs[key] for key in ours.keys() & theirs.keys()]
+    return _verdict(changes)
+
+
+def _verdict(changes: Sequence[float]) -> tuple[str, str]:
+    """Show the mean of some differences, and say whether it is more than chance."""
     if not changes:
         return "--", "no pair of runs"
     mean = statistics.fmean(changes)

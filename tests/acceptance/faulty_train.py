@@ -1,8 +1,9 @@
 """Train a speaker recipe while faults strike.
 
-``python -m tests.acceptance.faulty_train`` takes the words of recipes/speaker/train.py. Every fault of `speechbrain_ext.chaos`
-strikes once, spread evenly over the run; what was expected and what happened is
-written to ``faults.json`` in the experiment.
+``python -m tests.acceptance.faulty_train`` takes the words of
+recipes/speaker/train.py. Every fault of `speechbrain_ext.chaos` strikes once, spread
+evenly over the run; what was expected and what happened is written to ``faults.json``
+in the experiment.
 """
 
 from __future__ import annotations

@@ -78,11 +78,20 @@ def test_a_verdict_needs_three_pairs_and_more_than_chance():
     lines = {line.split("|")[1].strip(" *"): line for line in text.splitlines()[:10]
              if line.count("|") > 5}  # fmt: skip
     assert "| -1.05 ± 0.03 | lower |" in lines["better"]
-    assert "| no difference established | 300 | a \\| note |" in lines["chance"]
+    assert "| no difference established | a \\| note |" in lines["chance"]
     assert "1 pairs: not established" in lines["one run"]
     assert "no pair of runs" in lines["other seeds"]
     with pytest.raises(ValueError, match="needs rows"):
         render_ablation([])
+
+
+def test_backends_of_one_split_count_once():
+    runs = [results(0.05, split, seed) for split in range(2) for seed in range(9)]
+    assert "2 pairs: not established" in render_ablation([ablation_row("all", runs)])
+    runs += [results(0.05, 2, 0)]
+    text = render_ablation([ablation_row("all", runs)])
+    assert "| WCCN | 5.00 ± 0.00 | 8.00 ± 0.00 | -1.00 ± 0.00 | lower |" in text
+    assert "| **cosine** | **6.00 ± 0.00** |" in text
 
 
 def scored(size=400, seed=0):

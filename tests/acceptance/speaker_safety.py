@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -177,7 +178,7 @@ def kill() -> dict:
     def words(name: str, stage: str) -> list[str]:
         return [
             *("./run.sh", "--corpus=espeak", f"--datadir={base / name}", *SHORT),
-            *(f"--tag=acceptance_kill_{name}", "--ckpt_interval_minutes=0.02"),
+            *(f"--tag=acceptance_kill_{name}", "--ckpt_interval_steps=3"),
             *(f"--stage={stage}", f"--stop_stage={stage}"),
         ]
 
@@ -196,13 +197,11 @@ def kill() -> dict:
     killed = 0
     for name, share in (("early", 0.4), ("late", 0.8)):
         for stage in stages:
-            run = subprocess.Popen(
-                words(name, stage), cwd=VOXCELEB, start_new_session=True
-            )
+            run = subprocess.Popen(words(name, stage), cwd=VOXCELEB)
             try:
                 run.wait(share * seconds[stage])
             except subprocess.TimeoutExpired:
-                os.killpg(run.pid, signal.SIGKILL)
+                kill_tree(run.pid)
                 killed += run.wait() != 0
             whole(name, stage)
     expected = read_results(experiments["whole"] / "results.json")["digest"]
@@ -228,6 +227,23 @@ def kill() -> dict:
 def entry(command: str, claims: list[Claim], **more) -> dict:
     """Return the entry of a part."""
     return {"command": command, "claims": [c.entry() for c in claims], **more}
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all that it has started, whatever group they are in."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name of a process may hold anything, but ends with the last bracket.
+            parents[int(path.parent.name)] = int(
+                path.read_text().rpartition(")")[2].split()[1]
+            )
+    doomed = [pid]
+    for one in doomed:
+        doomed += [child for child, parent in parents.items() if parent == one]
+    for one in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
 
 
 def run_of(split_seed: int, seed: int) -> Path:

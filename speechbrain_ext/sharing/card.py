@@ -1,4 +1,4 @@
-"""The model card: a README of what was trained, on what, how well, and how to get there.
+"""The model card: what was trained, on what, how well, and how to get there.
 
 Every figure is taken from ``results.json``; what is not there is said to be missing. A
 card is read by strangers, so folders of the machine that trained are not in it.
@@ -31,6 +31,9 @@ _HEADINGS = {
 _ABSOLUTE = re.compile(
     r"(?<![\w.:/<~-])~?/(?:[^\s/'\"`|,;:<>()]+/)*[^\s/'\"`|,;:<>()]+"
 )
+
+#: Of a codec's figures those that the front matter lists, at each rate.
+_CODEC_METRICS = ("snr_db", "pesq_wb", "estoi")
 
 _LICENCE_NOTE = (
     "The front matter names the licence of the data; whoever shares the model answers "
@@ -142,7 +145,8 @@ def _codec_metrics(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for system in sorted(results["systems"], key=lambda system: system["kbps"]):
         if system["name"] != "ours":
             continue
-        for key, (heading, digits, _) in METRICS.items():
+        for key in _CODEC_METRICS:
+            heading, digits, _ = METRICS[key]
             value = system["mean"].get(key)
             if value is not None:
                 name = f"{heading} at {system['kbps']:.1f} kbps, mean over files"

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.quarantine_file import quarantine_path, quarantine_table
 from speechbrain_ext.config import Recipe, load_recipe
+from speechbrain_ext.data.manifest import (
+    SPLIT_NAME,
+    STATE_NAME,
+    read_manifest,
+    total_seconds,
+)
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.report.train_log import read_train_log
+from speechbrain_ext.resume.history import read_history
 from speechbrain_ext.tasks.experiment import environment
 
 
@@ -62,11 +71,81 @@ def model_conditions(
         "parameters": sum(p.numel() for p in model.parameters()),
         **trained,
         "train_seconds": train_seconds(folder),
+        "cost": training_cost(folder, recipe),
+        "resumed": read_history(folder),
         "versions": found["versions"],
         "git": found["git"],
         "processor": found["processor"],
         "threads": found["threads"],
     }
+
+
+def data_conditions(*manifests: str | Path) -> dict[str, Any]:
+    """Tell what the data is and how much of it there is.
+
+    Arguments
+    ---------
+    *manifests : str or Path
+        One for each role, which is the file's stem.
+
+    Returns
+    -------
+    dict
+        What preparation kept of the corpus (see
+        `speechbrain_ext.data.corpora.facts`), ``counts`` and ``seconds`` by role.
+    """
+    paths = [Path(path) for path in manifests]
+    sets = {path.stem: read_manifest(path) for path in paths}
+    return {
+        **_corpus_beside(paths[-1]),
+        "counts": {role: len(found) for role, found in sets.items()},
+        "seconds": {role: round(total_seconds(s), 1) for role, s in sets.items()},
+    }
+
+
+def _corpus_beside(manifest: Path) -> dict[str, Any]:
+    """Read what preparation wrote beside a manifest, or in the folder above a split."""
+    folder = manifest.parent
+    for path in (folder / STATE_NAME, folder / SPLIT_NAME, folder.parent / STATE_NAME):
+        corpus = _read_object(path).get("corpus")
+        if isinstance(corpus, dict):
+            return corpus
+    return {}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def training_cost(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Tell on what an experiment was trained; seconds are told by `train_seconds`.
+
+    Returns
+    -------
+    dict
+        ``epochs`` in the log, ``device``, ``processor``, ``threads`` and, where there
+        were some, ``gpu`` and ``ranks``; what is not known is None.
+    """
+    known = _read_object(folder / "env.json")
+    gpu = known.get("gpu")
+    device = known.get("run_opts", {}).get("device") or ("cuda" if gpu else "cpu")
+    log = folder / "train_log.txt"
+    rows = read_train_log(log) if log.exists() else []
+    cost = {
+        "epochs": int(rows[-1]["epoch"]) if rows else None,
+        "device": device if known else None,
+        "processor": known.get("processor"),
+        "threads": recipe.hparams.get("num_threads") or known.get("threads"),
+    }
+    if gpu and str(device).startswith("cuda"):
+        cost["gpu"] = gpu
+    if known.get("ranks", 1) > 1:
+        cost["ranks"] = known["ranks"]
+    return cost
 
 
 def now() -> str:

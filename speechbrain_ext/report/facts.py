@@ -37,6 +37,16 @@ _NAMES = ("seed", "split_seed")
 
 _MAY_BE_ABSENT = ("inner_split",)
 
+#: Labels that are not the condition's name.
+_LABELS = {
+    "device": "scored on",
+    "threads": "threads when scored",
+    "valid_snr_db": "valid SNR, dB",
+    "num_train_speakers": "train speakers",
+    "num_test_speakers": "test speakers",
+    "git": "code",
+}
+
 NOT_RECORDED = "not recorded"
 
 Rows = list[tuple[str, str]]
@@ -84,7 +94,7 @@ def _rows(values: dict[str, Any], keys: Iterable[str]) -> Rows:
 
 
 def _label(key: str) -> str:
-    return key.replace("_", " ")
+    return _LABELS.get(key) or key.replace("_", " ")
 
 
 def _text(key: str, value: Any) -> str:

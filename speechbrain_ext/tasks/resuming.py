@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,8 +25,8 @@ from speechbrain_ext.resume.changes import (
 )
 from speechbrain_ext.resume.history import read_data_record
 
-#: A misfit names so many tensors.
-_NAMED = 3
+#: Torch's reasons are cut to so many letters.
+_LENGTH = 200
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,11 @@ def guard_resume(recipe: Recipe, brain: NaNSafeBrain, past: Past, force: bool) -
 
 
 def shape_misfits(brain: NaNSafeBrain) -> list[str]:
-    """List what of the newest checkpoint does not fit the Brain's modules, by shape."""
+    """List what of the newest checkpoint does not fit the Brain's modules.
+
+    The modules themselves say so, by loading it: some have buffers that grow, and take
+    other shapes. What they have loaded then is loaded once more by the Brain.
+    """
     found = brain.checkpointer.find_checkpoint()
     if found is None:
         return []
@@ -142,23 +145,22 @@ def shape_misfits(brain: NaNSafeBrain) -> list[str]:
         path = found.paramfiles.get(name)
         if path is None or not isinstance(module, torch.nn.Module):
             continue
-        saved: Mapping[str, Any] = {}
-        with contextlib.suppress(Exception):  # a broken file is told when it is loaded
-            saved = torch.load(path, map_location="meta", weights_only=True)
-        own = module.state_dict()
-        odd = [
-            f"{key} {_shape(saved.get(key))} -> {_shape(own.get(key))}"
-            for key in {**saved, **own}
-            if saved and _shape(saved.get(key)) != _shape(own.get(key))
-        ]
-        if odd:
-            more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
-            lines.append(f"{name}: other shapes: {', '.join(odd[:_NAMED])}{more}")
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # a broken file is told, by its name, when it is loaded
+            continue
+        try:
+            module.load_state_dict(saved)
+        except RuntimeError as error:
+            odd = [line.strip() for line in str(error).splitlines()[1:]]
+            more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+            lines.append(f"{name}: {_shortened(odd[0] if odd else str(error))}{more}")
     return lines
 
 
-def _shape(value: Any) -> str:
-    return str(list(value.shape)) if isinstance(value, torch.Tensor) else "none"
+def _shortened(text: str) -> str:
+    text = text.replace("torch.Size", "").removesuffix(".")
+    return text if len(text) <= _LENGTH else text[:_LENGTH] + " ..."
 
 
 def load_moments(optimizer: torch.optim.Optimizer, path, end_of_epoch) -> None:

@@ -1,0 +1,325 @@
+"""``speechbrain-ext list``: which recipes, experiments and results are here."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import re
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from speechbrain_ext.checkout import project_root
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.report.headline import headline, peek_results
+from speechbrain_ext.report.train_log import read_train_log
+
+KINDS = ("recipes", "experiments", "results")
+
+_RESULTS = re.compile(r"Results:\s*(\S+?)\.?(?:\s|$)")
+_EPOCHS = re.compile(r"^number_of_epochs: (\d+)$", re.M)
+_WIDTH, _NARROWEST = 100, 20
+
+
+# -- recipes ---------------------------------------------------------------------------
+
+
+def list_recipes(root: Path) -> list[dict[str, Any]]:
+    """List the runnable recipes of a checkout.
+
+    Returns
+    -------
+    list of dict
+        ``name`` as ``--recipe`` takes it, ``task``, ``about`` (the first sentence of
+        its header), ``results`` (path from the checkout, or None).
+    """
+    found = []
+    for path in sorted((root / "recipes").glob("*/*.yaml")):
+        header = " ".join(_header(path.read_text(encoding="utf-8")))
+        results = _RESULTS.search(header)
+        about = re.split(r"(?<=[.:])\s", header, maxsplit=1)[0].rstrip(".:")
+        found.append(
+            {
+                "name": f"{path.parent.name}/{path.stem}",
+                "task": path.parent.name,
+                "about": about,
+                "results": results[1] if results else None,
+            }
+        )
+    return found
+
+
+def _header(text: str) -> Iterator[str]:
+    """Yield the lines of the comment that a file begins with."""
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            return
+        yield line.lstrip("# ").strip()
+
+
+# -- experiments -----------------------------------------------------------------------
+
+
+def list_experiments(root: Path, here: Path) -> list[dict[str, Any]]:
+    """List the experiments of a checkout, and those in and below a folder's ``exp``.
+
+    Arguments
+    ---------
+    root : Path
+        The checkout: ``egs/*/exp/*``.
+    here : Path
+        Where the user stands.
+
+    Returns
+    -------
+    list of dict
+        See `describe_experiment`.
+    """
+    folders = [*root.glob("egs/*/exp/*"), *here.glob("exp/*"), *here.glob("*"), here]
+    unique = {
+        folder.resolve(): folder
+        for folder in sorted(folders)
+        if folder.is_dir() and _is_experiment(folder)
+    }
+    return [describe_experiment(folder) for folder in unique.values()]
+
+
+def _is_experiment(folder: Path) -> bool:
+    return (folder / "hyperparams.yaml").is_file() or (
+        folder / ".stages" / "train.json"
+    ).is_file()
+
+
+def describe_experiment(folder: Path) -> dict[str, Any]:
+    """Say how far an experiment has come.
+
+    Returns
+    -------
+    dict
+        ``path``, ``state`` (not trained, training, interrupted, trained, scored),
+        ``epoch`` and ``epochs``, ``rejected_batches``, ``left_out``, ``forced``
+        (whether it was gone on with by force), ``figure``, ``when`` (of the last
+        change, local time), ``problem`` (what could not be read).
+    """
+    log = folder / "train_log.txt"
+    rows = read_train_log(log) if log.exists() else []
+    epoch = max((int(row["epoch"]) for row in rows), default=None)
+    asked = _EPOCHS.search(_text(folder / "hyperparams.yaml"))
+    epochs = int(asked[1]) if asked else None
+    figure, problem = None, None
+    results = folder / "results.json"
+    try:
+        found = peek_results(results)
+        figure = headline(found) if found else None
+    except UserError as error:
+        problem = str(error)
+    trained = any((folder / "save").glob("CKPT*"))
+    latest = [p.stat().st_mtime for p in (results, log) if p.exists()]
+    history = _json(folder / "resumed.json")
+    return {
+        "path": str(folder),
+        "state": _state(folder, trained, bool(figure), epoch, epochs),
+        "epoch": epoch,
+        "epochs": epochs,
+        "rejected_batches": len(list((folder / "debug_nan").glob("nan_batch_*.json"))),
+        "left_out": _left_out(folder),
+        "forced": any(
+            entry.get("forced")
+            for entry in (history if isinstance(history, list) else [])
+            if isinstance(entry, dict)
+        ),
+        "figure": figure,
+        "when": _time(max(latest)) if latest else None,
+        "problem": problem,
+    }
+
+
+def _state(folder: Path, trained: bool, scored: bool, epoch, epochs) -> str:
+    stage = _json(folder / ".stages" / "train.json")
+    status = stage.get("status") if isinstance(stage, dict) else None
+    if status == "running" and _is_locked(folder / ".stages" / "lock"):
+        return "training"
+    if not trained:
+        return "interrupted" if epoch else "not trained"
+    is_whole = status == "done" or (
+        status is None and None not in (epoch, epochs) and epoch >= epochs
+    )
+    if not is_whole:
+        return "interrupted"
+    return "scored" if scored else "trained"
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a run holds the folder now."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _left_out(folder: Path) -> int:
+    """Count the utterances in quarantine."""
+    found = _json(folder / "quarantine.json")
+    entries = found.get("utterances") if isinstance(found, dict) else None
+    if not isinstance(entries, dict):
+        return 0
+    return sum(
+        not (isinstance(e, dict) and e.get("taken_back")) for e in entries.values()
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+# -- results ---------------------------------------------------------------------------
+
+
+def list_results(root: Path) -> list[dict[str, Any]]:
+    """List the results that a checkout keeps, ``egs/*/results/*.json``.
+
+    Returns
+    -------
+    list of dict
+        ``path``, ``task``, ``figure``, ``digest`` (of the figures, or of the file
+        where it has none of its own), ``created``, ``problem``.
+    """
+    found = []
+    for path in sorted(root.glob("egs/*/results/*.json")):
+        entry: dict[str, Any] = dict.fromkeys(
+            ("path", "task", "figure", "digest", "created", "problem")
+        )
+        entry["path"] = str(path.relative_to(root))
+        try:
+            results = peek_results(path) or {}
+            entry["task"] = results.get("task")
+            entry["created"] = results.get("created")
+            entry["digest"] = (
+                results.get("digest") or hashlib.sha256(path.read_bytes()).hexdigest()
+            )
+            entry["figure"] = headline(results)
+        except UserError as error:
+            entry["problem"] = str(error)
+        found.append(entry)
+    return found
+
+
+# -- telling ---------------------------------------------------------------------------
+
+
+def render_list(found: Mapping[str, Sequence[Mapping[str, Any]]], here: Path) -> str:
+    """Write what was found as text of 100 columns."""
+    parts = []
+    for kind, entries in found.items():
+        groups: dict[str, list[list[str]]] = {}
+        for entry in entries:
+            place = _place(entry, here)
+            groups.setdefault(place, []).append(_CELLS[kind](entry))
+        lines = [f"{kind} ({len(entries)})" if entries else f"{kind}: none"]
+        for place, rows in groups.items():
+            lines += [f"  {place}", *_columns(rows)] if place else _columns(rows)
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _place(entry: Mapping[str, Any], here: Path) -> str:
+    """Return the folder that an entry lies in, as seen from here; recipes have none."""
+    if "path" not in entry:
+        return ""
+    folder = Path(entry["path"]).parent
+    folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return f"{folder}/"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Align all cells; the last one is wrapped within its column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for row in rows:
+        cells = [f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)]
+        start = "    " + "  ".join([*cells, ""])
+        room = max(_WIDTH - len(start), _NARROWEST)
+        lines = textwrap.wrap(row[-1], room) or [""]
+        yield (start + lines[0]).rstrip()
+        yield from (" " * len(start) + line for line in lines[1:])
+
+
+def _recipe_cells(entry: Mapping[str, Any]) -> list[str]:
+    results = f" ({entry['results']})" if entry["results"] else ""
+    return [entry["name"], entry["about"] + results]
+
+
+def _experiment_cells(entry: Mapping[str, Any]) -> list[str]:
+    epochs = "" if entry["epoch"] is None else f"{entry['epoch']}/{entry['epochs']}"
+    health = [
+        text
+        for count, text in (
+            (entry["rejected_batches"], f"{entry['rejected_batches']} rejected"),
+            (entry["left_out"], f"{entry['left_out']} left out"),
+            (entry["forced"], "forced"),
+        )
+        if count
+    ]
+    return [
+        Path(entry["path"]).name,
+        f"{entry['state']} {epochs}".rstrip(),
+        ", ".join(health) or "healthy",
+        entry["when"] or "",
+        entry["problem"] or entry["figure"] or "",
+    ]
+
+
+def _result_cells(entry: Mapping[str, Any]) -> list[str]:
+    what = entry["problem"] or entry["figure"]
+    return [Path(entry["path"]).name, str(entry["digest"] or "")[:12], what]
+
+
+_CELLS = {
+    "recipes": _recipe_cells,
+    "experiments": _experiment_cells,
+    "results": _result_cells,
+}
+
+
+@click.command("list", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_command(kind: str | None, as_json: bool) -> None:
+    """List recipes, experiments and results; all three, or one KIND.
+
+    Experiments are those below egs/ and in the current folder. Figures are read, not
+    recomputed: `speechbrain-ext report EXP` checks them.
+    """
+    root, here = project_root(), Path.cwd()
+    find = {
+        "recipes": lambda: list_recipes(root),
+        "experiments": lambda: list_experiments(root, here),
+        "results": lambda: list_results(root),
+    }
+    found = {name: find[name]() for name in ([kind] if kind else KINDS)}
+    if as_json:
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        click.echo(render_list(found, here))

@@ -22,16 +22,16 @@ GROUPS = {
         "split_hash", "split_seed", "inner_split", "num_train_speakers",
         "num_test_speakers",
     ),
-    "Cost": (
-        "train_seconds", "device", "threads", "evaluate_seconds", "score_seconds",
-    ),
+    "Cost": (),
     "Health": (),
-    "Environment": ("versions", "processor", "git"),
+    "Environment": ("versions",),
     "Conditions": (),
 }  # fmt: skip
-#: Conditions that hold several facts, told by `_data_rows` and its neighbours, and one
-#: that stands above the tables.
-_TOLD_ELSEWHERE = ("data", "cost", "resumed", "caveat")
+#: Conditions told by `_data_rows` and its neighbours; the caveat stands by itself.
+_TOLD_ELSEWHERE = (
+    "data", "cost", "processor", "train_seconds", "device", "threads",
+    "evaluate_seconds", "score_seconds", "git", "resumed", "caveat",
+)  # fmt: skip
 #: Conditions that are names, not quantities.
 _NAMES = ("seed", "split_seed")
 
@@ -39,13 +39,18 @@ _MAY_BE_ABSENT = ("inner_split",)
 
 #: Labels that are not the condition's name.
 _LABELS = {
-    "device": "scored on",
-    "threads": "threads when scored",
+    "checkpoint": "weights, SHA-256 begins",
     "valid_snr_db": "valid SNR, dB",
     "num_train_speakers": "train speakers",
     "num_test_speakers": "test speakers",
-    "git": "code",
 }
+
+#: Condition ``data`` -> the type of what it holds.
+_DATA_SHAPE = {
+    "corpus": str, "title": str, "url": str, "licence": str, "note": str,
+    "licences": dict, "counts": dict, "seconds": dict, "language": (list, tuple),
+    "synthetic": bool,
+}  # fmt: skip
 
 NOT_RECORDED = "not recorded"
 
@@ -72,8 +77,9 @@ def fact_groups(results: dict[str, Any]) -> dict[str, Rows]:
         for group, keys in GROUPS.items()
     }
     groups["Data"] = _data_rows(conditions.get("data")) + groups["Data"]
-    groups["Cost"] += _cost_rows(conditions.get("cost"))
+    groups["Cost"] = _cost_rows(conditions)
     groups["Health"] = _health_rows(results)
+    groups["Environment"].append(("code", _code_text(conditions.get("git"))))
     groups["Conditions"] = [("created", results["created"])]
     groups["Conditions"] += _rows(
         conditions,
@@ -132,24 +138,66 @@ def _data_rows(data: Any) -> Rows:
     return rows
 
 
+def licences_of(data: dict[str, Any]) -> dict[str, str]:
+    """Return part of the data -> its licence; one part, "", if all is under one."""
+    parts = data.get("licences") or {"": data.get("licence") or NOT_RECORDED}
+    return {str(part): str(licence) for part, licence in parts.items()}
+
+
+def licence_is_known(data: dict[str, Any]) -> bool:
+    """Whether the licence of every part of the data is known."""
+    unknown = ("unknown", NOT_RECORDED)
+    return not any(text.startswith(unknown) for text in licences_of(data).values())
+
+
 def licence_text(data: dict[str, Any]) -> str:
     """Say under which licence the data stands, part by part where they differ."""
-    parts = data.get("licences")
-    if parts:
-        by_licence: dict[str, list[str]] = {}
-        for part, licence in parts.items():
-            by_licence.setdefault(str(licence), []).append(str(part))
-        return "; ".join(
-            f"{licence}: {', '.join(names)}" for licence, names in by_licence.items()
-        )
-    return str(data.get("licence") or NOT_RECORDED)
+    by_licence: dict[str, list[str]] = {}
+    for part, licence in licences_of(data).items():
+        if licence.startswith("unknown"):
+            licence = "unknown (own recordings)"
+        by_licence.setdefault(licence, []).append(part)
+    return "; ".join(
+        licence + (f": {', '.join(parts)}" if parts != [""] else "")
+        for licence, parts in by_licence.items()
+    )
 
 
-def _cost_rows(cost: Any) -> Rows:
-    """Where training ran; the seconds stand above."""
-    if not isinstance(cost, dict):
-        return []
-    return [(f"training {_label(key)}", plain(value)) for key, value in cost.items()]
+def _cost_rows(conditions: dict[str, Any]) -> Rows:
+    """How long training and scoring took, and on what."""
+    cost = conditions.get("cost") or {}
+    seconds = conditions.get("train_seconds")
+    trained = "not measured: no seconds in the training log"
+    if seconds is not None:
+        trained = _duration(seconds)
+    if cost.get("epochs") is not None:
+        trained += f", {cost['epochs']} epochs"
+    rows = [("training", trained), ("trained on", _machine(cost))]
+    for key in ("evaluate_seconds", "score_seconds"):
+        if conditions.get(key) is not None:
+            rows.append(("scoring", _duration(conditions[key])))
+    rows.append(("scored on", _machine(conditions)))
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.1f} s" + (f" ({seconds / 60:.1f} min)" if seconds > 99 else "")
+
+
+def _machine(known: dict[str, Any]) -> str:
+    """Device, processor, threads; no name of a machine."""
+    parts = [str(known[k]) for k in ("device", "gpu", "processor") if known.get(k)]
+    for key, one in (("threads", "thread"), ("ranks", "rank")):
+        if known.get(key):
+            parts.append(f"{known[key]} {one}{'s' * (known[key] != 1)}")
+    return ", ".join(parts) or NOT_RECORDED
+
+
+def _code_text(git: Any) -> str:
+    if not isinstance(git, dict):
+        return "not known"
+    more = ", with changes that are not committed" if git.get("dirty") else ""
+    return f"commit {git.get('commit')}{more}"
 
 
 def _health_rows(results: dict[str, Any]) -> Rows:
@@ -173,3 +221,33 @@ def resumed_text(entry: dict[str, Any]) -> str:
     )
     how = "forced, " if entry.get("forced") else ""
     return f"{changes} ({how}from epoch {entry.get('epoch')}, {entry.get('time')})"
+
+
+def fact_problems(conditions: dict[str, Any]) -> list[str]:
+    """List what is wrong with facts that are recorded; older results have none.
+
+    Returns
+    -------
+    list of str
+        A line for each problem.
+    """
+    problems = []
+    data, cost = conditions.get("data"), conditions.get("cost")
+    for key, value in (("data", data), ("cost", cost)):
+        if value is not None and not isinstance(value, dict):
+            problems.append(f"conditions.{key}: must be an object")
+    data = data if isinstance(data, dict) else {}
+    for key, kind in _DATA_SHAPE.items():
+        if data.get(key) is not None and not isinstance(data[key], kind):
+            problems.append(f"conditions.data.{key}: is {data[key]!r}")
+    history = conditions.get("resumed") or []
+    if not isinstance(history, list) or not all(map(_is_entry, history)):
+        problems.append("conditions.resumed: must be a list of changes")
+    return problems
+
+
+def _is_entry(entry: Any) -> bool:
+    changes = entry.get("changes") if isinstance(entry, dict) else None
+    return isinstance(changes, list) and all(
+        isinstance(one, dict) and {"key", "old", "new"} <= one.keys() for one in changes
+    )

@@ -129,7 +129,8 @@ def headline(results: dict[str, Any]) -> str:
         first = next((name for name in figures if name.endswith("chosen backend")), "")
         if not first:
             return "no backend is chosen"
-        return f"EER {figures[first].text} %"
+        rate, _, rest = figures[first].text.partition(" ")
+        return f"EER {rate} % {rest}".strip()
     ours = _ours(results)
     if not ours:
         return "no rate of ours"

@@ -240,7 +240,7 @@ def render_list(found: Mapping[str, Sequence[Mapping[str, Any]]], here: Path) ->
             groups.setdefault(place, []).append(_CELLS[kind](entry))
         lines = [f"{kind} ({len(entries)})" if entries else f"{kind}: none"]
         for place, rows in groups.items():
-            lines += [f"  {place}", *_columns(rows)] if place else _columns(rows)
+            lines += [*([place] if place else []), *_columns(rows)]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -259,7 +259,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     for row in rows:
         cells = [f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)]
-        start = "    " + "  ".join([*cells, ""])
+        start = "  " + "  ".join([*cells, ""])
         room = max(_WIDTH - len(start), _NARROWEST)
         lines = textwrap.wrap(row[-1], room) or [""]
         yield (start + lines[0]).rstrip()
@@ -286,7 +286,7 @@ def _experiment_cells(entry: Mapping[str, Any]) -> list[str]:
         Path(entry["path"]).name,
         f"{entry['state']} {epochs}".rstrip(),
         ", ".join(health) or "healthy",
-        entry["when"] or "",
+        (entry["when"] or "")[len("2026-") :],
         entry["problem"] or entry["figure"] or "",
     ]
 

@@ -12,7 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from speechbrain_ext.report.codec.results import METRICS
-from speechbrain_ext.report.facts import NOT_RECORDED, data_of, fact_groups
+from speechbrain_ext.report.facts import (
+    NOT_RECORDED,
+    data_of,
+    fact_groups,
+    licence_is_known,
+)
 from speechbrain_ext.report.page import describe, left_out_table
 from speechbrain_ext.report.speaker.results import chosen_system
 from speechbrain_ext.report.tables import Table, escaped, markdown_table
@@ -35,6 +40,7 @@ _ABSOLUTE = re.compile(
 #: Of a codec's figures those that the front matter lists, at each rate.
 _CODEC_METRICS = ("snr_db", "pesq_wb", "estoi")
 
+_COMMAND = "The command, in the recipe's folder below `egs/`:"
 _LICENCE_NOTE = (
     "The front matter names the licence of the data; whoever shares the model answers "
     "for it."
@@ -97,7 +103,7 @@ def render_card(
         parts += _table(left_out)
     parts += ["## Limits", "\n".join(f"- {_inline(limit)}" for limit in limits)]
     command = without_places(results["command"])
-    parts += ["## How it was made", "The command:", fenced(command)]
+    parts += ["## How it was made", _COMMAND, fenced(command)]
     for group in ("Environment", "Conditions"):
         parts += _facts(group, groups.get(group, []))
     if files:
@@ -165,7 +171,7 @@ def _limits(results: dict[str, Any]) -> Iterator[str]:
         yield str(data["note"])
     if not data:
         yield "Corpus, licence and language of the data were not recorded."
-    elif str(data.get("licence", "unknown")).startswith("unknown"):
+    elif not licence_is_known(data):
         yield "The licence of the data is not known; ask before you share the model."
     if results["task"] == "codec":
         yield (

@@ -16,7 +16,7 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from speechbrain_ext.config.flatten import scalar
 from speechbrain_ext.config.tree import CORE
-from speechbrain_ext.report.facts import data_of
+from speechbrain_ext.report.facts import data_of, licence_is_known, licences_of
 
 LIBRARY = "speechbrain"
 
@@ -34,15 +34,16 @@ TASKS = {
     ),
 }
 
-#: Licences of corpora -> how the Hub calls them.
+#: SPDX identifiers, as corpora name their licences -> names of the Hub.
 HUB_LICENCES = {
-    "CC BY-SA 4.0": "cc-by-sa-4.0",
-    "CC BY-SA 3.0": "cc-by-sa-3.0",
-    "CC BY 4.0": "cc-by-4.0",
-    "CC BY 3.0": "cc-by-3.0",
+    "CC-BY-SA-4.0": "cc-by-sa-4.0",
+    "CC-BY-SA-3.0": "cc-by-sa-3.0",
+    "CC-BY-4.0": "cc-by-4.0",
+    "CC-BY-3.0": "cc-by-3.0",
     "CC0-1.0": "cc0-1.0",
     "Apache-2.0": "apache-2.0",
     "GPL-2": "gpl-2.0",
+    "GPL-2+": "gpl-2.0",
     "BSD-3-Clause": "bsd-3-clause",
     "MIT": "mit",
 }
@@ -78,8 +79,8 @@ def front_matter(
     block["library_name"] = LIBRARY
     block["pipeline_tag"] = pipeline
     block["tags"] = ["speechbrain", "speechbrain-ext", *tags]
-    if data.get("hub"):
-        block["datasets"] = [str(data["hub"])]
+    if data.get("corpus"):
+        block["datasets"] = [corpus]
     if metrics:
         block["metrics"] = list(dict.fromkeys(metric["type"] for metric in metrics))
     split = results["conditions"].get("split_hash")
@@ -102,12 +103,11 @@ def front_matter(
 
 def _licence(data: Mapping[str, Any]) -> dict[str, str]:
     """Name the licence of the data as the Hub does."""
-    known = set((data.get("licences") or {}).values()) or {data.get("licence")}
-    known.discard(None)
-    if not known or any(str(one).startswith("unknown") for one in known):
+    if not licence_is_known(data):
         return {"license": "unknown"}
-    if len(known) == 1 and (licence := str(known.pop())) in HUB_LICENCES:
-        return {"license": HUB_LICENCES[licence]}
+    names = {HUB_LICENCES.get(licence) for licence in licences_of(data).values()}
+    if len(names) == 1 and (name := names.pop()):
+        return {"license": name}
     return {"license": "other", "license_name": "see-the-data", "license_link": "#data"}
 
 

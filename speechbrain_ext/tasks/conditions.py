@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.resume.history import read_history
 from speechbrain_ext.tasks.experiment import environment
+
+_ONE_CALL = re.compile(r" --(?:stage|stop_stage|force|force_resume)=[\w]+(?=\s|$)")
 
 
 def trained_recipe(folder: Path, stage: str) -> Recipe:
@@ -162,13 +165,17 @@ def train_seconds(folder: Path) -> float | None:
 
 
 def own_command(folder: Path, otherwise: str) -> str:
-    """Return the command that made the experiment, as its run.sh says it."""
+    """Return the command that made the experiment, as its run.sh says it.
+
+    What chose the stages of the last call is left out: from nothing all of them run.
+    """
     script = folder / "run.sh"
     if script.exists():
         lines = script.read_text(encoding="utf-8").splitlines()
         commands = [line for line in lines if line and not line.startswith("#")]
         if commands:
             command = commands[-1].removeprefix("exec ").removesuffix(' "$@"')
+            command = _ONE_CALL.sub("", command)
             # Run from its own folder, so what lies below needs no absolute path.
             return command.replace(f"{folder.resolve().parent.parent}/", "")
     return otherwise

@@ -29,15 +29,13 @@ class Facts:
     title : str
         How people call it.
     licence : str
-        SPDX identifier of the recordings' licence, or why there is none.
+        SPDX identifier of the recordings' licence; empty if each part has its own.
     language : tuple of str
         Codes of ISO 639, as far as they are known.
     synthetic : bool or None
         Whether no human was recorded; None where nobody knows.
     url : str
         Where it is published.
-    hub : str
-        Its name on the Hugging Face Hub, if it is there.
     licences : Mapping
         Part of the corpus -> its licence, where they differ.
     note : str
@@ -45,11 +43,10 @@ class Facts:
     """
 
     title: str
-    licence: str = YOURS
+    licence: str = ""
     language: tuple[str, ...] = ()
     synthetic: bool | None = None
     url: str = ""
-    hub: str = ""
     licences: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
@@ -78,6 +75,8 @@ def facts_of(corpus: Corpus, raw: Path, data_folder: Path | None) -> dict[str, A
         for key, value in asdict(facts).items()
         if value not in (None, "", (), {})
     }
+    if not facts.licence and not facts.licences:
+        known["licence"] = YOURS
     return {"corpus": next(names, kind), **known}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from speechbrain_ext.data.audio import AUDIO_EXTENSIONS
 from speechbrain_ext.data.corpora import Item, require_folder
-from speechbrain_ext.data.corpora.facts import Facts
+from speechbrain_ext.data.corpora.facts import YOURS, Facts
 from speechbrain_ext.errors import UserError
 
 _HINT = "any tree of " + ", ".join(sorted(AUDIO_EXTENSIONS)) + " files will do"
@@ -52,7 +52,7 @@ class FolderCorpus:
 
     def facts(self, raw: Path, data_folder: Path | None) -> Facts:
         """Say that nothing is known of somebody's own recordings."""
-        return Facts("a folder of recordings")
+        return Facts("a folder of recordings", licence=YOURS)
 
     def items(self, raw: Path, data_folder: Path | None) -> Iterator[Item]:
         """List all audio files, sorted by path."""

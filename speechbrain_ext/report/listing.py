@@ -111,11 +111,12 @@ def describe_experiment(folder: Path) -> dict[str, Any]:
     epoch = max((int(row["epoch"]) for row in rows), default=None)
     asked = _EPOCHS.search(_text(folder / "hyperparams.yaml"))
     epochs = int(asked[1]) if asked else None
-    figure, problem = None, None
+    figure, problem, is_stale = None, None, False
     results = folder / "results.json"
     try:
         found = peek_results(results)
         figure = headline(found) if found else None
+        is_stale = bool(found) and _trained_since(found, epoch)
     except UserError as error:
         problem = str(error)
     trained = any((folder / "save").glob("CKPT*"))
@@ -123,7 +124,7 @@ def describe_experiment(folder: Path) -> dict[str, Any]:
     history = _json(folder / "resumed.json")
     return {
         "path": str(folder),
-        "state": _state(folder, trained, bool(figure), epoch, epochs),
+        "state": _state(folder, trained, bool(figure) and not is_stale, epoch, epochs),
         "epoch": epoch,
         "epochs": epochs,
         "rejected_batches": len(list((folder / "debug_nan").glob("nan_batch_*.json"))),
@@ -133,10 +134,17 @@ def describe_experiment(folder: Path) -> dict[str, Any]:
             for entry in (history if isinstance(history, list) else [])
             if isinstance(entry, dict)
         ),
-        "figure": figure,
+        "figure": f"{figure}, before the last training" if is_stale else figure,
         "when": _time(max(latest)) if latest else None,
         "problem": problem,
     }
+
+
+def _trained_since(results: Mapping[str, Any], epoch: int | None) -> bool:
+    """Whether the log has epochs that the results do not know of."""
+    cost = results["conditions"].get("cost")
+    scored = cost.get("epochs") if isinstance(cost, dict) else None
+    return None not in (scored, epoch) and scored < epoch
 
 
 def _state(folder: Path, trained: bool, scored: bool, epoch, epochs) -> str:

@@ -43,7 +43,7 @@ class Kind(enum.Enum):
     """What a change means for going on."""
 
     HARMLESS = "harmless"
-    SERIOUS = "needs --force_resume"
+    SERIOUS = "changes what is trained"
     IMPOSSIBLE = "impossible"
 
 

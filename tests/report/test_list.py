@@ -119,6 +119,15 @@ def test_health_and_figure_are_told(experiment):
     assert "egs/toy/exp/" in text
 
 
+def test_results_of_fewer_epochs_than_are_trained_do_not_count(experiment):
+    results = json.loads(RESULTS.read_text())
+    results["conditions"]["cost"] = {"epochs": 1}
+    (experiment / "results.json").write_text(json.dumps(results))
+    found = describe_experiment(experiment)
+    assert found["state"] == "trained"
+    assert found["figure"].endswith("before the last training")
+
+
 def test_experiments_are_found_once_from_wherever_one_stands(experiment, tmp_path):
     for here in (tmp_path, experiment.parent, experiment.parents[1], experiment):
         found = list_experiments(tmp_path, here)

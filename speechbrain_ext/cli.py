@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "a trained speaker encoder as ONNX",
     ),
     "list": (
-        "speechbrain_ext.report.listing:list_command",
+        "speechbrain_ext.report.listing.command:list_command",
         "recipes, experiments and results that are here",
     ),
     "diff": (

@@ -19,7 +19,7 @@ def dotted_values(root: Node) -> dict[str, str]:
 
     Example
     -------
-    >>> root = parse("a: {b: 1, c: !ref <a[b]>}\nsave_folder: x", "a.yaml", Faults())
+    >>> root = parse("a:\n  b: 1\n  c: !ref <a[b]>\nsave_folder: x", "a", Faults())
     >>> dotted_values(root)
     {'a': '', 'a.b': '1', 'a.c': '!ref <a[b]>'}
     """

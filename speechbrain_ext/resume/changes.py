@@ -26,6 +26,7 @@ HARMLESS = {
     "test_interval": "validated at other epochs from here on",
     "init_from": "not read: the first weights are there already",
     "ckpt_interval_minutes": "checkpoints in another rhythm",
+    "ckpt_interval_steps": "checkpoints in another rhythm",
     "keep_quarantined": "from the next epoch on",
     "nan_guard.snapshot_every": "another rhythm from here on",
     "nan_guard.max_consecutive_rejects": "another limit from here on",

@@ -13,12 +13,11 @@ hash of its content.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechbrain_ext.files import write_json
+from speechbrain_ext.files import read_json, write_json
 from speechbrain_ext.resume.changes import Change, Kind
 
 HISTORY_NAME = "resumed.json"
@@ -30,7 +29,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
     What is not of the shape above is passed over: it is a note, not a setting.
     """
-    found = _read(folder / HISTORY_NAME, list)
+    found = read_json(folder / HISTORY_NAME, list)
     return [
         entry
         for entry in found
@@ -67,17 +66,9 @@ def add_to_history(folder: Path, changes: Sequence[Change], epoch: int) -> None:
 
 def read_data_record(folder: Path) -> dict[str, Any]:
     """Read what the manifests were; empty of an experiment older than this record."""
-    return _read(folder / DATA_NAME, dict)
+    return read_json(folder / DATA_NAME, dict)
 
 
 def write_data_record(folder: Path, record: dict[str, Any]) -> None:
     """Remember what the manifests are."""
     write_json(folder / DATA_NAME, record)
-
-
-def _read(path: Path, kind: type) -> Any:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return kind()
-    return found if isinstance(found, kind) else kind()

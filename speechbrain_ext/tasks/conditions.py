@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from speechbrain_ext.data.manifest import (
     total_seconds,
 )
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import read_json
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.resume.history import read_history
 from speechbrain_ext.tasks.experiment import environment
@@ -110,18 +110,10 @@ def _corpus_beside(manifest: Path) -> dict[str, Any]:
     """Read what preparation wrote beside a manifest, or in the folder above a split."""
     folder = manifest.parent
     for path in (folder / STATE_NAME, folder / SPLIT_NAME, folder.parent / STATE_NAME):
-        corpus = _read_object(path).get("corpus")
+        corpus = read_json(path).get("corpus")
         if isinstance(corpus, dict):
             return corpus
     return {}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def training_cost(folder: Path, recipe: Recipe) -> dict[str, Any]:
@@ -133,7 +125,7 @@ def training_cost(folder: Path, recipe: Recipe) -> dict[str, Any]:
         ``epochs`` in the log, ``device``, ``processor``, ``threads`` and, where there
         were some, ``gpu`` and ``ranks``; what is not known is None.
     """
-    known = _read_object(folder / "env.json")
+    known = read_json(folder / "env.json")
     gpu = known.get("gpu")
     device = known.get("run_opts", {}).get("device") or ("cuda" if gpu else "cpu")
     log = folder / "train_log.txt"

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from speechbrain_ext.report.listing import (
+from speechbrain_ext.report.listing.command import list_command, render_list
+from speechbrain_ext.report.listing.inventory import (
     describe_experiment,
-    list_command,
     list_experiments,
     list_recipes,
     list_results,
-    render_list,
 )
 
 ROOT = Path(__file__).resolve().parents[2]

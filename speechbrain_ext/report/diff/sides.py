@@ -5,7 +5,6 @@ A new kind (a bundle, say) needs one more entry in `OPENERS`, nothing else.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from speechbrain_ext.config.dotted import settings_of
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import read_json
 from speechbrain_ext.report.headline import peek_results
 from speechbrain_ext.resume.history import read_data_record, read_history
 
@@ -54,20 +54,10 @@ def _open_folder(path: Path, name: str, kind: str, recipe: str) -> Side:
         kind,
         settings=settings_of(path / recipe),
         results=peek_results(path / "results.json"),
-        env=_read_json(path / "env.json"),
+        env=read_json(path / "env.json") or None,
         data=read_data_record(path),
         history=read_history(path),
     )
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"diff: {path}: cannot be read as JSON: {error}") from None
-    return found if isinstance(found, dict) else None
 
 
 def _open_experiment(path: Path, name: str) -> Side:

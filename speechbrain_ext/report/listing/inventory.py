@@ -1,29 +1,23 @@
-"""``speechbrain-ext list``: which recipes, experiments and results are here."""
+"""Find recipes, experiments and results, and say how far each has come."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import re
-import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
-
-from speechbrain_ext.checkout import project_root
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import read_json
 from speechbrain_ext.report.headline import headline, peek_results
 from speechbrain_ext.report.train_log import read_train_log
-
-KINDS = ("recipes", "experiments", "results")
+from speechbrain_ext.resume.history import read_history
 
 _RESULTS = re.compile(r"Results:\s*(\S+?)\.?(?:\s|$)")
 _EPOCHS = re.compile(r"^number_of_epochs: (\d+)$", re.M)
-_WIDTH, _NARROWEST = 100, 20
 
 
 # -- recipes ---------------------------------------------------------------------------
@@ -121,7 +115,7 @@ def describe_experiment(folder: Path) -> dict[str, Any]:
         problem = str(error)
     trained = any((folder / "save").glob("CKPT*"))
     latest = [p.stat().st_mtime for p in (results, log) if p.exists()]
-    history = _json(folder / "resumed.json")
+    history = read_history(folder)
     return {
         "path": str(folder),
         "state": _state(folder, trained, bool(figure) and not is_stale, epoch, epochs),
@@ -129,11 +123,7 @@ def describe_experiment(folder: Path) -> dict[str, Any]:
         "epochs": epochs,
         "rejected_batches": len(list((folder / "debug_nan").glob("nan_batch_*.json"))),
         "left_out": _left_out(folder),
-        "forced": any(
-            entry.get("forced")
-            for entry in (history if isinstance(history, list) else [])
-            if isinstance(entry, dict)
-        ),
+        "forced": any(entry.get("forced") for entry in history),
         "figure": f"{figure}, before the last training" if is_stale else figure,
         "when": _time(max(latest)) if latest else None,
         "problem": problem,
@@ -148,8 +138,7 @@ def _trained_since(results: Mapping[str, Any], epoch: int | None) -> bool:
 
 
 def _state(folder: Path, trained: bool, scored: bool, epoch, epochs) -> str:
-    stage = _json(folder / ".stages" / "train.json")
-    status = stage.get("status") if isinstance(stage, dict) else None
+    status = read_json(folder / ".stages" / "train.json").get("status")
     if status == "running" and _is_locked(folder / ".stages" / "lock"):
         return "training"
     if not trained:
@@ -176,20 +165,12 @@ def _is_locked(path: Path) -> bool:
 
 def _left_out(folder: Path) -> int:
     """Count the utterances in quarantine."""
-    found = _json(folder / "quarantine.json")
-    entries = found.get("utterances") if isinstance(found, dict) else None
+    entries = read_json(folder / "quarantine.json").get("utterances")
     if not isinstance(entries, dict):
         return 0
     return sum(
         not (isinstance(e, dict) and e.get("taken_back")) for e in entries.values()
     )
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _text(path: Path) -> str:
@@ -233,101 +214,3 @@ def list_results(root: Path) -> list[dict[str, Any]]:
             entry["problem"] = str(error)
         found.append(entry)
     return found
-
-
-# -- telling ---------------------------------------------------------------------------
-
-
-def render_list(found: Mapping[str, Sequence[Mapping[str, Any]]], here: Path) -> str:
-    """Write what was found as text of 100 columns."""
-    parts = []
-    for kind, entries in found.items():
-        groups: dict[str, list[list[str]]] = {}
-        for entry in entries:
-            place = _place(entry, here)
-            groups.setdefault(place, []).append(_CELLS[kind](entry))
-        lines = [f"{kind} ({len(entries)})" if entries else f"{kind}: none"]
-        for place, rows in groups.items():
-            lines += [*([place] if place else []), *_columns(rows)]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def _place(entry: Mapping[str, Any], here: Path) -> str:
-    """Return the folder that an entry lies in, as seen from here; recipes have none."""
-    if "path" not in entry:
-        return ""
-    folder = Path(entry["path"]).parent
-    folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    return f"{folder}/"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Align all cells; the last one is wrapped within its column."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    for row in rows:
-        cells = [f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)]
-        start = "  " + "  ".join([*cells, ""])
-        room = max(_WIDTH - len(start), _NARROWEST)
-        lines = textwrap.wrap(row[-1], room) or [""]
-        yield (start + lines[0]).rstrip()
-        yield from (" " * len(start) + line for line in lines[1:])
-
-
-def _recipe_cells(entry: Mapping[str, Any]) -> list[str]:
-    results = f" ({entry['results']})" if entry["results"] else ""
-    return [entry["name"], entry["about"] + results]
-
-
-def _experiment_cells(entry: Mapping[str, Any]) -> list[str]:
-    epochs = "" if entry["epoch"] is None else f"{entry['epoch']}/{entry['epochs']}"
-    health = [
-        text
-        for count, text in (
-            (entry["rejected_batches"], f"{entry['rejected_batches']} rejected"),
-            (entry["left_out"], f"{entry['left_out']} left out"),
-            (entry["forced"], "forced"),
-        )
-        if count
-    ]
-    return [
-        Path(entry["path"]).name,
-        f"{entry['state']} {epochs}".rstrip(),
-        ", ".join(health) or "healthy",
-        (entry["when"] or "")[len("2026-") :],
-        entry["problem"] or entry["figure"] or "",
-    ]
-
-
-def _result_cells(entry: Mapping[str, Any]) -> list[str]:
-    what = entry["problem"] or entry["figure"]
-    return [Path(entry["path"]).name, str(entry["digest"] or "")[:12], what]
-
-
-_CELLS = {
-    "recipes": _recipe_cells,
-    "experiments": _experiment_cells,
-    "results": _result_cells,
-}
-
-
-@click.command("list", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("kind", type=click.Choice(KINDS), required=False)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def list_command(kind: str | None, as_json: bool) -> None:
-    """List recipes, experiments and results; all three, or one KIND.
-
-    Experiments are those below egs/ and in the current folder. Figures are read, not
-    recomputed: `speechbrain-ext report EXP` checks them.
-    """
-    root, here = project_root(), Path.cwd()
-    find = {
-        "recipes": lambda: list_recipes(root),
-        "experiments": lambda: list_experiments(root, here),
-        "results": lambda: list_results(root),
-    }
-    found = {name: find[name]() for name in ([kind] if kind else KINDS)}
-    if as_json:
-        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
-    else:
-        click.echo(render_list(found, here))

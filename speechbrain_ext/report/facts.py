@@ -203,7 +203,7 @@ def _code_text(git: Any) -> str:
 def _health_rows(results: dict[str, Any]) -> Rows:
     """Count what was rejected, left out, without a score, or changed on the way."""
     rows = _rows(results["health"], results["health"])
-    rows.append(("utterances left out", str(len(results.get("left_out", [])))))
+    rows.append(("utterances in quarantine", str(len(results.get("left_out", [])))))
     missing = results.get("nan_trials")
     if missing:
         text = f"{missing['most']:,} at most in a list; policy {missing['policy']}"

@@ -98,7 +98,7 @@ def test_all_facts_are_told(results):
         "OpenSLR SLR66", "CC-BY-SA-4.0", "train 33 (2.1 min), test 12",
         f"{conditions['train_seconds']:,.1f} s", "8 epochs",
         "cuda:0, Card X, 2 threads",
-        "| rejected batches | 0 |", "| utterances left out | 0 |",
+        "| rejected batches | 0 |", "| utterances in quarantine | 0 |",
         "learning_rate: 0.1 -> 0.2 (forced, from epoch 3",
         conditions["git"]["commit"], "torch 2.11.0", "- `a.bin`: the weights",
         "## Usage\n\nUse it.", "## Limits",

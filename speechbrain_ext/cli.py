@@ -47,6 +47,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "speechbrain_ext.sharing.command:export",
         "a trained speaker encoder as ONNX",
     ),
+    "list": (
+        "speechbrain_ext.report.listing.command:list_command",
+        "recipes, experiments and results that are here",
+    ),
+    "diff": (
+        "speechbrain_ext.report.diff.command:diff",
+        "two experiments or recipes side by side",
+    ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
     "bench": (
         "speechbrain_ext.bench.command:bench",

@@ -74,6 +74,28 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
+    """Read a note that may be missing, broken or of another type: then it is empty.
+
+    Arguments
+    ---------
+    path : str or PathLike
+        The JSON file.
+    kind : type
+        ``dict`` or ``list``: what it holds if it is what it should be.
+
+    Example
+    -------
+    >>> read_json("no such file", list)
+    []
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return kind()
+    return found if isinstance(found, kind) else kind()
+
+
 def sha256_file(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

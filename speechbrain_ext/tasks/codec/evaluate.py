@@ -28,6 +28,7 @@ from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
 from speechbrain_ext.tasks.codec.rates import quantizers_of
 from speechbrain_ext.tasks.conditions import (
+    data_conditions,
     health,
     model_conditions,
     now,
@@ -242,6 +243,7 @@ def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
     ]
     trained = {"epoch": meta["epoch"], "valid_snr_db": meta["snr"]}
     return {
+        "data": data_conditions(*manifests),
         "split_hash": split_hash(*manifests),
         **model_conditions(recipe, codec, folder, trained),
         "device": str(next(codec.parameters()).device),

@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": (
         "speechbrain_ext.sharing.command:export",
-        "a trained speaker encoder as ONNX",
+        "a trained model as a folder for others, stock SpeechBrain, ONNX",
     ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
     "bench": (

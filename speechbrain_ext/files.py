@@ -81,7 +81,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     >>> [found.name for found in place.iterdir()]
     ['a.txt']
     """
-    path = Path(os.path.abspath(path))
+    path = Path(path).resolve()  # a link stays, and leads to the new folder
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     old = draft.with_name(f"{draft.name}.old")

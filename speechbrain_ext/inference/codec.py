@@ -13,7 +13,7 @@ from speechbrain_ext.data.check import find_sample_fault
 from speechbrain_ext.inference.folder import ExportFolder, is_export
 from speechbrain_ext.inference.source import find_folder
 from speechbrain_ext.tasks.codec.weights import load_codec
-from speechbrain_ext.tasks.experiment import check_device
+from speechbrain_ext.tasks.experiment import usable_device
 
 
 class SpeechCodec:
@@ -39,7 +39,7 @@ class SpeechCodec:
     (0.4, 0.8, 1.2, 1.6)
     >>> codes = codec.encode(np.zeros(8000), 8000, kbps=0.8)
     >>> codes.shape, codec.decode(codes).shape
-    ((2, 101), (16160,))
+    ((2, 101), (16000,))
     """
 
     def __init__(self, codec: torch.nn.Module, device: str = "cpu"):
@@ -73,8 +73,7 @@ class SpeechCodec:
         UserError
             If there is no trained codec, or it is damaged.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        check_device(device)
+        device = usable_device(device)
         folder = find_folder(source, revision=revision)
         if is_export(folder):
             codec = ExportFolder.open(folder, "codec").load_model(device, allow)
@@ -130,7 +129,8 @@ class SpeechCodec:
         codes : numpy.ndarray
             Integers, as `encode` returns them; fewer rows are a lower rate.
         length : int or None
-            Samples wanted; None: as many as the frames hold, some more than went in.
+            Samples wanted; None: as many as the frames hold: what went in, and up to a
+            frame more.
 
         Returns
         -------

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from speechbrain_ext.data.audio import AudioError
 from speechbrain_ext.data.recording import load_recording, usable_samples
@@ -16,7 +15,7 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.inference.folder import DECISION, ExportFolder, is_export
 from speechbrain_ext.inference.source import find_folder
 from speechbrain_ext.sharing.weights import read_weights
-from speechbrain_ext.tasks.experiment import check_device
+from speechbrain_ext.tasks.experiment import usable_device
 from speechbrain_ext.tasks.speaker.decision import Decision, Threshold
 from speechbrain_ext.tasks.speaker.decision_state import KeptDecision
 from speechbrain_ext.tasks.speaker.embed import load_embedder
@@ -250,8 +249,7 @@ def open_embedder(
     """
     if not is_export(folder):
         return load_embedder(folder, device, **settings)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    device = usable_device(device)
     kept = ExportFolder.open(folder, "speaker")
     encoder = kept.load_model(device, allow)
     checkpoint = str(kept.config.get("checkpoint_sha256", ""))

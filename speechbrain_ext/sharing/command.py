@@ -35,7 +35,13 @@ from speechbrain_ext.errors import UserError
     help="Upload the folder to the Hugging Face Hub, as whom huggingface_hub knows.",
 )
 @click.option("--public", is_flag=True, help="With --push_to_hub: for all to see.")
-def export(experiment, output, form, source, stock, push_to_hub, public):
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="NAME",
+    help="A name that the model is built from, beyond the list; more with commas.",
+)
+def export(experiment, output, form, source, stock, push_to_hub, public, allow):
     """Write a folder that holds all it takes to use the model of EXPERIMENT.
 
     Weights as safetensors, a model card, and of a speaker model also thresholds, what
@@ -65,6 +71,7 @@ def export(experiment, output, form, source, stock, push_to_hub, public):
         public=public,
         stock=stock,
         onnx=source,
+        allow=[name for names in allow for name in names.split(",") if name],
         log=click.echo,
     )
 

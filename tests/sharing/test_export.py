@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from speechbrain_ext.report.speaker.results import digest_of
 from speechbrain_ext.sharing.export import export, outputs, probe, smoke
 from speechbrain_ext.sharing.export.cut import cut, targets
 from speechbrain_ext.sharing.export.stock import NotStockError, write_stock
+from speechbrain_ext.tasks.speaker.score import score
 from speechbrain_ext.tasks.speaker.trained_classifier import load_classifier
 from speechbrain_ext.tasks.speaker.weights import load_encoder
 from tests.sharing import toy_experiments
@@ -81,7 +83,7 @@ def codecs(tmp_path_factory):
 def _in_this_process(monkeypatch):
     """Try folders out without the seconds that a new process takes."""
 
-    def compute(folder, words, signals, sample_rate):
+    def compute(folder, words, signals, sample_rate, allow=()):
         assert not folder.name == "model"  # a draft, not yet in place
         found = {}
         if "stock" in words:
@@ -325,6 +327,29 @@ def test_without_classes_the_stock_part_is_left_out_or_refused(exp, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.usefixtures("_in_this_process")
+def test_calibrated_scores_are_left_out_and_whoever_asks_is_told(exp, tmp_path):
+    copy = shutil.copytree(exp, tmp_path / "exp")
+    score(copy, exp.parent / "data", calibrate=True, draws=10)
+    lines = []
+    folder = export(copy, onnx="none", log=lines.append)
+    assert names(folder) == OURS | STOCK
+    assert "without --calibrate" in "\n".join(lines)
+    assert "without thresholds" in (folder / "README.md").read_text()
+    verifier = SpeakerVerifier.from_hparams(folder, device="cpu")
+    assert verifier.encode(voice(1, 1), 16000).shape == (16,)
+    with pytest.raises(UserError, match="exported without scores and thresholds"):
+        verifier.threshold()
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_names_beyond_the_list_are_told_to_whoever_opens_it(codecs, tmp_path):
+    allowed = ["torch.nn.Linear"]
+    folder = export(codecs["seanet"], tmp_path / "x", allow=allowed, log=quiet)
+    assert 'allow=["torch.nn.Linear"]' in (folder / "README.md").read_text()
+    SpeechCodec.from_hparams(folder, device="cpu", allow=allowed)
+
+
 # -- all or nothing ------------------------------------------------------------------
 
 
@@ -366,6 +391,7 @@ def test_a_place_on_this_machine_is_not_told(tmp_path):
     with pytest.raises(WorkError, match=r"config\.json would name .*/exp"):
         smoke.check_texts(tmp_path, tmp_path / "exp")
     (tmp_path / "config.json").write_text(f'{{"a": "{tmp_path}/expert"}}')
+    (tmp_path / "README.md").write_text(f"data{Path.home()}/x {tmp_path}/exp-2")
     smoke.check_texts(tmp_path, tmp_path / "exp")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def export(
     public: bool = False,
     stock: bool = False,
     onnx: str | None = None,
+    allow: Sequence[str] = (),
     log: Callable[[str], None] = print,
 ) -> Path:
     """Write an inference folder; it is tried out in a process of its own before.
@@ -107,6 +108,9 @@ def export(
     onnx : {"features", "waveform", "none"} or None
         What the ONNX file of a speaker model takes; None: features, if the packages are
         installed.
+    allow : sequence of str
+        Names that the model's recipe builds beyond the list of `load_recipe`; whoever
+        opens the folder has to allow them, too.
     log : Callable
         Gets one line of text at a time.
 
@@ -134,6 +138,8 @@ def export(
         job = _Job(experiment, draft, results, hub or place.resolve().name, log)
         write = {"codec": _write_codec, "speaker": _write_speaker}[results["task"]]
         usage = write(job, stock=stock, onnx=onnx)
+        if allow:
+            usage += "\n\n" + readme.usage_of_allowed(allow)
         files = sorted(path for path in draft.iterdir())
         job.config["files"] = {path.name: sha256_file(path) for path in files}
         write_json(draft / CONFIG, job.config)
@@ -144,7 +150,7 @@ def export(
         smoke.check_texts(draft, experiment)
         rate = job.config["sample_rate"]
         worst = smoke.check_folder(
-            draft, job.words, job.expected, smoke.signals_of(rate), rate
+            draft, job.words, job.expected, smoke.signals_of(rate), rate, allow
         )
         listed = [(path.name, path.stat().st_size) for path in sorted(draft.iterdir())]
     log(f"export: {place}")

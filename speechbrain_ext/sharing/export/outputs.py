@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
+from speechbrain_ext.tasks.speaker.decision import BACKENDS
 
 Opened = SpeechCodec | list[SpeakerVerifier]
 
 
-def open_model(source: str | os.PathLike, task: str) -> Opened:
+def open_model(
+    source: str | os.PathLike, task: str, allow: Iterable[str] = ()
+) -> Opened:
     """Open an experiment or an export folder: a codec, or both kinds of verifier."""
+    options = {"device": "cpu", "allow": tuple(allow)}
     if task == "codec":
-        return SpeechCodec.from_hparams(source, device="cpu")
-    chosen = SpeakerVerifier.from_hparams(source, device="cpu")
-    raw = SpeakerVerifier.from_hparams(source, device="cpu", backend="cosine")
-    return [chosen, raw]
+        return SpeechCodec.from_hparams(source, **options)
+    return [
+        SpeakerVerifier.from_hparams(source, backend=backend, **options)
+        for backend in BACKENDS
+    ]
 
 
 def compute(

@@ -1,8 +1,9 @@
 """A script that `smoke` runs in a process of its own: what does a folder compute.
 
 Arguments: the folder, an ``.npz`` of signals (and their rate), an ``.npz`` to write,
-and the words of what to do: ``stock``, ``speaker``, ``codec``. For ``stock`` nothing of
-this package can be imported: that part comes first, and this file imports none of it.
+names allowed beyond the list (with commas), and the words of what to do: ``stock``,
+``speaker``, ``codec``. For ``stock`` nothing of this package can be imported: that part
+comes first, and this file imports none of it.
 """
 
 import sys
@@ -43,7 +44,7 @@ def stock(folder, signals, sample_rate):
     return found
 
 
-def main(folder, given, output, *words):
+def main(folder, given, output, allow, *words):
     """Compute and write."""
     import numpy as np
 
@@ -58,7 +59,7 @@ def main(folder, given, output, *words):
     if "speaker" in words or "codec" in words:
         from speechbrain_ext.sharing.export import outputs
 
-        opened = outputs.open_model(folder, words[-1])
+        opened = outputs.open_model(folder, words[-1], filter(None, allow.split(",")))
         found |= outputs.compute(opened, signals, sample_rate)
     np.savez(output, **found)
 

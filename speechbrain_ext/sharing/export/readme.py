@@ -121,6 +121,15 @@ def usage_of_speaker(
     return "\n\n".join(parts)
 
 
+def usage_of_allowed(allow: Sequence[str]) -> str:
+    """Show in Markdown which names have to be allowed to open the folder."""
+    names = ", ".join(f'"{name}"' for name in allow)
+    return (
+        "The model is built from names that the loader refuses unless told: give "
+        f"`from_hparams` also `allow=[{names}]`, if you trust them."
+    )
+
+
 def describe_files(folder: Path) -> Sequence[str]:
     """List what lies in a folder, as `render_card` takes it."""
     present = {path.name for path in folder.iterdir()}

@@ -33,7 +33,7 @@ from speechbrain_ext.tasks.conditions import (
     trained_recipe,
     utterances_left_out,
 )
-from speechbrain_ext.tasks.experiment import check_device
+from speechbrain_ext.tasks.experiment import usable_device
 from speechbrain_ext.tasks.settings import manifest_at
 
 
@@ -82,8 +82,7 @@ def evaluate(
     sample_rate = hparams["sample_rate"]
     utterances = manifest_at(str(test_manifest), sample_rate)
     left_out = utterances_left_out(recipe, folder)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    device = usable_device(device)
     codec = hparams["modules"]["codec"].to(device).eval()
     meta = load_best(codec, Path(hparams["save_folder"])).meta
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})

@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": (
         "speechbrain_ext.sharing.command:export",
-        "a trained speaker encoder as ONNX",
+        "a trained model as a folder for others, stock SpeechBrain, ONNX",
     ),
     "list": (
         "speechbrain_ext.report.listing.command:list_command",

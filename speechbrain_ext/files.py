@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,52 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Fill a folder beside its place, and move it there when it is complete.
+
+    Arguments
+    ---------
+    path : str or PathLike
+        Where the folder shall be; what stands there is replaced as a whole. Missing
+        parent folders are made.
+
+    Yields
+    ------
+    Path
+        An empty folder beside it. On an exception it is removed, and what stood at
+        ``path`` before stays as it was.
+
+    Example
+    -------
+    >>> place = Path(tempfile.mkdtemp()) / "out"
+    >>> with atomic_folder(place) as draft:
+    ...     _ = (draft / "a.txt").write_text("whole")
+    >>> [found.name for found in place.iterdir()]
+    ['a.txt']
+    """
+    path = Path(path).resolve()  # a link stays, and leads to the new folder
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    old = draft.with_name(f"{draft.name}.old")
+    try:
+        yield draft
+        umask = os.umask(0)
+        os.umask(umask)
+        draft.chmod(0o777 & ~umask)  # mkdtemp made it private
+        if path.exists():
+            path.rename(old)
+        try:
+            draft.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -111,6 +111,19 @@ def check_device(device: str) -> None:
         ) from error
 
 
+def usable_device(device: str | None) -> str:
+    """Return a device that can be used; None: a GPU if there is one.
+
+    Raises
+    ------
+    UserError
+        See `check_device`.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    return device
+
+
 def join_ranks(run_opts: dict) -> None:
     """Join the process group under torchrun; alone, do nothing.
 

@@ -231,6 +231,24 @@ def test_long_audio_is_the_mean_of_equal_chunks(trained):
     assert np.abs(found[1] - whole.numpy()).max() <= 1e-5
 
 
+def test_only_the_reduced_precision_of_convolutions_is_switched_off(trained):
+    # Without cuDNN a GPU convolves many times more slowly.
+    cudnn, seen = torch.backends.cudnn, []
+
+    def flags():
+        return cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+
+    before = flags()
+    embedder = load_embedder(trained, "cpu")
+    hook = embedder.encoder.register_forward_pre_hook(lambda *_: seen.append(flags()))
+    try:
+        embedder.embed([toy_speakers.noise(1, 0.5)])
+    finally:
+        hook.remove()
+    assert seen == [(*before[:3], False)]
+    assert flags() == before
+
+
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 25, 101])
 def test_chunks_are_equal_and_cover_everything(length):
     chunks = cut(np.arange(length), 10)

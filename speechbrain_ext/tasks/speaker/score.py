@@ -31,6 +31,7 @@ from speechbrain_ext.tasks.speaker.backends import System, make_systems
 from speechbrain_ext.tasks.speaker.missing import (
     blame_embeddings,
     blame_scores,
+    count_lost,
     finite_rows,
     refusal,
 )
@@ -38,6 +39,7 @@ from speechbrain_ext.tasks.speaker.speech import (
     Speech,
     load_speech,
     refuse_known_speakers,
+    trained_speakers,
     write_utterances,
 )
 
@@ -113,7 +115,9 @@ def score(
         speech.channel_test, speech.lists, speech.utterances, "channel only"
     )
     if nan_trials == "raise" and named:
-        raise WorkError(refusal(named, _most_trials(named), 0))
+        sets = speech.test, speech.channel_test
+        most = max(count_lost(embeddings, speech.lists) for embeddings in sets)
+        raise WorkError(refusal(named, most, 0))
     new = folder / ".scores.new"
     shutil.rmtree(new, ignore_errors=True)
     entries, errors = [], {}
@@ -256,7 +260,7 @@ def conditions(recipe, folder: Path, data: Path, speech: Speech, draws: int) -> 
         "split_hash": split_hash(*(path for path in manifests if path.exists())),
         "split_seed": split.get("split_seed"),
         "inner_split": split.get("inner_split"),
-        "num_train_speakers": len(set(speech.speakers(speech.cohort.ids))),
+        "num_train_speakers": len(trained_speakers(folder, speech)),
         "num_test_speakers": len(tested),
         **model_conditions(
             recipe, recipe.hparams["modules"]["encoder"], folder, trained
@@ -265,10 +269,6 @@ def conditions(recipe, folder: Path, data: Path, speech: Speech, draws: int) -> 
         "bootstrap_draws": draws,
         "caveat": split.get("caveat") or (ONE_SESSION if single else None),
     }
-
-
-def _most_trials(named: list[dict[str, Any]]) -> int:
-    return max(count for entry in named for count in entry["trials"].values())
 
 
 def _or_infinite(threshold: float | None) -> float:

@@ -1,5 +1,6 @@
 """Scores of embeddings: what is chosen, counted, named, refused; nothing improves."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from sklearn.metrics import roc_curve
 
+from speechbrain_ext.data.manifest import read_manifest, write_manifest
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.report.collection import render_collection
 from speechbrain_ext.report.command import make_report
@@ -64,7 +66,7 @@ def test_raw_cosine_and_channel_stand_beside_the_chosen_one(clean):
     assert results["conditions"]["split_seed"] == 3
     assert results["conditions"]["num_test_speakers"] == 6
     assert results["conditions"]["num_train_speakers"] == 12
-    assert "one session" in results["conditions"]["caveat"]
+    assert "come from one source" in results["conditions"]["caveat"]
 
 
 def test_the_choice_does_not_see_the_test_speakers(clean, tmp_path):
@@ -109,6 +111,33 @@ def test_train_speakers_without_a_segment_are_counted_all_the_same(tmp_path):
     (exp / "speakers.json").write_text(json.dumps(known))
     conditions = score(exp, data, draws=1)["conditions"]
     assert conditions["num_train_speakers"] == 13
+
+
+def with_sources(data, source_of):
+    path = data / "test.json"
+    utterances = read_manifest(path).values()
+    write_manifest(
+        path,
+        [dataclasses.replace(u, source=source_of(u)) for u in utterances],
+    )
+
+
+@pytest.mark.parametrize(
+    ("source_of", "is_said"),
+    [
+        # One of six was recorded twice: the others' channel is still given away.
+        (lambda u: u.utt_id[-1] if u.spk_id == "test00" else "room", True),
+        (lambda u: u.utt_id[-1], False),
+        (lambda u: None, False),
+    ],
+)
+def test_a_shared_channel_is_warned_of_where_most_speakers_have_one(
+    tmp_path, source_of, is_said
+):
+    exp, data = make_split(tmp_path)
+    with_sources(data, source_of)
+    conditions = score(exp, data, draws=1)["conditions"]
+    assert (conditions["caveat"] is not None) == is_said
 
 
 def test_calibrated_scores_are_ratios_and_rank_as_before(clean, tmp_path):
@@ -323,7 +352,7 @@ def test_report_shows_every_system_with_its_interval(clean):
         cell = f"{100 * figures['eer']:.2f} [{low}, {high}]"
         assert cell in text
         assert cell in page
-    assert "Caveat: each test speaker was recorded in one session" in page
+    assert "Caveat: the recordings of a test speaker come from one source" in page
     assert page.count("data:image/png;base64,") == 3
 
 

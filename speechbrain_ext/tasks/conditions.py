@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
 
 import torch
@@ -13,6 +14,9 @@ from speechbrain_ext.config import Recipe, load_recipe
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.tasks.experiment import environment
+
+#: Options that say which part of an experiment is made.
+_PARTLY = re.compile(r" --(?:(?:stop_)?stage=\S+|force(?:=true)?(?= |$))")
 
 
 def trained_recipe(folder: Path, stage: str) -> Recipe:
@@ -83,13 +87,17 @@ def train_seconds(folder: Path) -> float | None:
 
 
 def own_command(folder: Path, otherwise: str) -> str:
-    """Return the command that made the experiment, as its run.sh says it."""
+    """Return the command that makes the experiment, as its run.sh says it.
+
+    Which stages were done again last does not belong to it: alone they make nothing.
+    """
     script = folder / "run.sh"
     if script.exists():
         lines = script.read_text(encoding="utf-8").splitlines()
         commands = [line for line in lines if line and not line.startswith("#")]
         if commands:
             command = commands[-1].removeprefix("exec ").removesuffix(' "$@"')
+            command = _PARTLY.sub("", command)
             # Run from its own folder, so what lies below needs no absolute path.
             return command.replace(f"{folder.resolve().parent.parent}/", "")
     return otherwise

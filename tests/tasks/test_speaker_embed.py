@@ -200,6 +200,7 @@ def test_an_embedding_that_is_not_finite_is_named_and_touches_no_other(
     with pytest.raises(WorkError, match=r"test: 1 of 5 embeddings .*: test\.2\n") as e:
         embed_split(exp, data)
     assert e.value.exit_code == 1
+    assert "--max_nan_trials" in str(e.value)  # an option of run.sh
     found = EmbeddingSet.load(exp / "embeddings" / "test.npz")
     assert found.nonfinite() == ["test.2"]
     others = ["test.0", "test.1", "test.3", "test.4"]

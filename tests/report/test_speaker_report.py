@@ -211,3 +211,21 @@ def test_a_score_file_of_another_form_is_a_message(tmp_path, capsys, text, messa
     assert run(score, [str(path)], "score") == 2
     assert message in capsys.readouterr().err
     assert run(score, [str(tmp_path / "none.txt")], "score") == 2
+
+
+def test_a_score_file_that_stops_being_text_is_a_message(tmp_path, capsys):
+    path = tmp_path / "scores.txt"
+    path.write_bytes(b"0.5 1\n0.1 0\n" * 20_000 + b"\xff\xfe 1\n")
+    assert run(score, [str(path)], "score") == 2
+    assert "can't be read as text" in capsys.readouterr().err
+
+
+def test_what_cllr_needs_is_told_as_this_command_takes_it(tmp_path, capsys):
+    path = tmp_path / "scores.txt"
+    path.write_text("0.5 1\n0.1 0\n")
+    assert run(score, [str(path)], "score") == 0
+    told = capsys.readouterr().out
+    assert "--ratios" in told
+    assert "--calibrate" not in told
+    assert run(score, [str(path), "--ratios"], "score") == 0
+    assert "--ratios" not in capsys.readouterr().out

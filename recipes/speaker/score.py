@@ -16,8 +16,7 @@ from speechbrain_ext.tasks.speaker.score import score
     "--backend",
     type=click.Choice(CHOICES),
     default="auto",
-    help="What compares embeddings. auto: WCCN and AS-norm, or the raw cosine where "
-    "the cohort is too small; folds: what is best on folds of training speakers.",
+    help="auto: WCCN and AS-norm if it can be learned; folds: best of train speakers.",
 )
 @click.option(
     "--nan_trials",

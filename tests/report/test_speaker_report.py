@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from matplotlib.image import imread
 
 from speechbrain_ext.cli import run
+from speechbrain_ext.report.speaker import plots
 from speechbrain_ext.report.speaker.collection import (
     ablation_row,
     render_ablation,
@@ -229,3 +230,16 @@ def test_what_cllr_needs_is_told_as_this_command_takes_it(tmp_path, capsys):
     assert "--calibrate" not in told
     assert run(score, [str(path), "--ratios"], "score") == 0
     assert "--ratios" not in capsys.readouterr().out
+
+
+def test_a_threshold_in_a_picture_has_the_rate_that_was_asked_for(
+    tmp_path, monkeypatch
+):
+    seen = {}
+    monkeypatch.setattr(plots, "plot_histograms", lambda panels, _: seen.update(panels))
+    path = tmp_path / "scores.txt"
+    path.write_text("0.9 1\n0.4 1\n0.5 0\n0.1 0\n")
+    options = [str(path), f"--plots={tmp_path}", "--far=0.5", "--far=0.0005"]
+    assert run(score, options, "score") == 0
+    (panel,) = seen.values()
+    assert panel[2] == [("at EER", 0.5), ("FAR 50 %", 0.4), ("FAR 0.05 %", 0.9)]

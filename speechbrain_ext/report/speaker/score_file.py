@@ -167,7 +167,8 @@ def score(scores_file, nan_trials, max_nan_trials, fars, ratios, plots) -> int:
     for table in figure_tables(figures, path.name, nan_trials, fars):
         print_table(table, console)
     if plots:
-        _draw(path.stem, scores, labels, figures, Path(plots), nan_trials)
+        folder = Path(plots)
+        _draw(path.stem, scores, labels, figures, fars, folder, nan_trials)
         click.echo(f"written: DET.png and score_histograms.png in {plots}")
     if missing > max_nan_trials:
         named = _name_missing(path, scores, trials)
@@ -185,11 +186,11 @@ def score(scores_file, nan_trials, max_nan_trials, fars, ratios, plots) -> int:
     return 0
 
 
-def _draw(name, scores, labels, figures, folder: Path, nan: str) -> None:
+def _draw(name, scores, labels, figures, fars, folder: Path, nan: str) -> None:
     # matplotlib takes a second to import; --help shall not wait for it.
     from speechbrain_ext.report.speaker.pictures import named_thresholds
     from speechbrain_ext.report.speaker.plots import plot_det, plot_histograms
 
     plot_det({name: {name: (scores, labels)}}, folder / "DET.png", nan=nan)
-    points = named_thresholds(figures)
+    points = named_thresholds(figures, fars)
     plot_histograms({name: (scores, labels, points)}, folder / "score_histograms.png")

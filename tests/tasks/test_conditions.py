@@ -18,7 +18,6 @@ exec ./run.sh {options} "$@"
         "",
         " --stage=score --force=true",
         " --stage=2 --stop_stage=report",
-        " --force",
     ],
 )
 def test_the_command_makes_the_whole_experiment_whatever_was_done_last(
@@ -26,8 +25,8 @@ def test_the_command_makes_the_whole_experiment_whatever_was_done_last(
 ):
     folder = tmp_path / "exp" / "x"
     folder.mkdir(parents=True)
-    options = f"--corpus=debian{partly} --data_folder={tmp_path}/raw --force_resume=no"
+    options = f"--corpus=debian{partly} --data_folder={tmp_path}/raw"
     (folder / "run.sh").write_text(SCRIPT.format(egs=tmp_path, options=options))
-    expected = "./run.sh --corpus=debian --data_folder=raw --force_resume=no"
+    expected = "./run.sh --corpus=debian --data_folder=raw"
     assert own_command(folder, "other") == expected
     assert own_command(tmp_path, "other") == "other"

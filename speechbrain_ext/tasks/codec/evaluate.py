@@ -36,6 +36,7 @@ from speechbrain_ext.tasks.conditions import (
     utterances_left_out,
 )
 from speechbrain_ext.tasks.experiment import check_device
+from speechbrain_ext.tasks.packed import load_packed
 from speechbrain_ext.tasks.settings import manifest_at
 
 
@@ -87,7 +88,7 @@ def evaluate(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     codec = hparams["modules"]["codec"].to(device).eval()
-    meta = load_best(codec, Path(hparams["save_folder"]))
+    meta = load_result(codec, folder, Path(hparams["save_folder"]))
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
     stages = quantizers_of(codec, rates, "kbps")
 
@@ -131,6 +132,18 @@ def evaluate(
         }
         | ({"left_out": left_out} if left_out else {}),
     )
+
+
+def load_result(codec: torch.nn.Module, folder: Path, save_folder: Path) -> dict:
+    """Load the best checkpoint of an experiment, or what a bundle brought along.
+
+    Returns
+    -------
+    dict
+        With ``epoch`` and ``snr`` (mean valid SNR, dB).
+    """
+    packed = load_packed(codec, folder, save_folder, "codec")
+    return packed or load_best(codec, save_folder)
 
 
 def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:
@@ -235,11 +248,15 @@ def write_reconstructions(folder: Path, systems, candidates, wavs, rate) -> None
 
 def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
     """Gather what a reader must know to recompute the table."""
+    # What came as a bundle does not know where the data are: beside the test files.
     manifests = [
-        recipe.hparams["train_manifest"],
-        recipe.hparams["valid_manifest"],
-        test_manifest,
+        path if path.exists() else Path(test_manifest).with_name(path.name)
+        for path in (
+            Path(recipe.hparams["train_manifest"]),
+            Path(recipe.hparams["valid_manifest"]),
+        )
     ]
+    manifests.append(Path(test_manifest))
     trained = {"epoch": meta["epoch"], "valid_snr_db": meta["snr"]}
     return {
         "split_hash": split_hash(*manifests),

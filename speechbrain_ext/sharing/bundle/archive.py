@@ -152,8 +152,8 @@ class Archive:
         for _ in range(count):
             if len(raw) - position < _CENTRAL.size:
                 raise BundleError("its directory is cut off")
-            entry, position = _entry(raw, position)
-            entries.append(entry)
+            member, facts, position = _entry(raw, position)
+            entries.append((member, facts))
         if position != length:
             raise BundleError("its directory holds more than it says")
         names = [member.name for member, _ in entries]
@@ -324,8 +324,8 @@ class Archive:
                 raise BundleError(f"member '{printable(member.name)}' is cut off")
 
 
-def _entry(raw: bytes, position: int) -> tuple[Member, tuple]:
-    """Read a directory entry: the member, and what its header must repeat."""
+def _entry(raw: bytes, position: int) -> tuple[Member, tuple, int]:
+    """Read a directory entry: member, what its header must repeat, where it ends."""
     fields = _CENTRAL.unpack_from(raw, position)
     sign, _, _, flags, method, _, _, crc, packed, size = fields[:10]
     name_length, extra, comment, disk, _, attributes, offset = fields[10:]
@@ -349,7 +349,8 @@ def _entry(raw: bytes, position: int) -> tuple[Member, tuple]:
             "none"
         )
     member = Member(name, method, crc, packed, size, offset)
-    return member, (flags, method, crc, packed, size, raw_name)
+    facts = flags, method, crc, packed, size, raw_name
+    return member, facts, start + name_length
 
 
 def _check_kind(name: str, flags: int, method: int, attributes: int) -> None:

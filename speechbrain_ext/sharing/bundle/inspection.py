@@ -96,7 +96,7 @@ def _code(contents: Contents) -> list[str]:
 
 
 def _recipe(path: Path, allow: Iterable[str]) -> list[str]:
-    """What `speechbrain_ext.config.inspection` says of the recipe inside."""
+    """Say what `speechbrain_ext.config.inspection` says of the recipe inside."""
     try:
         inspection = importlib.import_module("speechbrain_ext.config.inspection")
     except ModuleNotFoundError:

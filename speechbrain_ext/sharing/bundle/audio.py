@@ -94,14 +94,14 @@ def _speaker(results, experiment: Path, data: Path) -> tuple[list[str], str]:
         calibrate=any(s["calibrated"] for s in results["systems"]),
         draws=1,
     )
-    problems = list(_speaker_differences(results, again))
-    worst = 0.0
+    problems, worst = [], 0.0
     for (system, name), scores in before.items():
         path = scores_path(experiment, system, name)
         off = _furthest(scores, read_scores(path)[1]) if path.exists() else math.inf
         worst = max(worst, off)
         if not off <= SCORE_TOLERANCE:
             problems.append(f"{system}, {name}: scores are off by {off:.3g} of a range")
+    problems += _speaker_differences(results, again)
     return problems, (
         f"{sum(map(len, before.values())):,} scores of {len(before)} lists, furthest "
         f"off {worst:.1e} of a range (allowed {SCORE_TOLERANCE}); rates within "

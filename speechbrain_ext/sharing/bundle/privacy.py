@@ -46,7 +46,7 @@ _TOKENS = {
 }
 _SECRET_NAMES = re.compile(
     r"token|secret|passw|passphrase|credential|api_?key|access_?key|private|"
-    r"(^|_)(key|auth|pat|pwd)$",
+    r"(^|_)(key|auth|pat)$|_pwd$",
     re.I,
 )
 #: Shorter values of variables are words, numbers and switches.

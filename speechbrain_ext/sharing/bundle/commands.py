@@ -39,8 +39,9 @@ def _names(allow: tuple[str, ...]) -> list[str]:
     metavar="WORD",
     help="This is no name of a user or machine here; repeatable.",
 )
+@click.option("--preset", multiple=True, help="For a recipe; becomes part of it.")
 @ALLOW
-def pack(source, settings, output, no_result, with_code, keep, allow):
+def pack(source, settings, output, no_result, with_code, keep, preset, allow):
     """Write one file with a recipe and, of an experiment, its result.
 
     The recipe is one text in which your paths are open. A result is: results.json,
@@ -50,15 +51,9 @@ def pack(source, settings, output, no_result, with_code, keep, allow):
 
     The same source gives the same bytes. Publish the digest that is printed.
     """
-    from speechbrain_ext.config.command_line import split_command_line
-    from speechbrain_ext.config.faults import ConfigError, Faults
     from speechbrain_ext.data.progress import progress_bar
     from speechbrain_ext.sharing.bundle.packing import pack as pack_bundle
 
-    faults = Faults()
-    _, overrides, presets = split_command_line([source, *settings], "pack", faults)
-    if faults:
-        raise ConfigError(source, faults)
     with progress_bar() as progress:
         progress.add_task("pack", total=None)
         done = pack_bundle(
@@ -66,8 +61,8 @@ def pack(source, settings, output, no_result, with_code, keep, allow):
             output,
             result=not no_result,
             with_code=with_code,
-            overrides=overrides,
-            presets=presets,
+            overrides=settings,
+            presets=preset,
             allow=_names(allow),
             keep=keep,
         )
@@ -146,11 +141,43 @@ def verify(bundle, expect_digest, data, allow):
     return 0 if found.ok else 1
 
 
+@click.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": ["-h", "--help"],
+    }
+)
+@click.argument(
+    "words",
+    nargs=-1,
+    required=True,
+    type=click.UNPROCESSED,
+    metavar="RECIPE|BUNDLE [--key=v ...]",
+)
+def inspect(words):
+    """Show what a recipe would do, or what a bundle (.zip) holds; nothing is run.
+
+    Of a bundle: digest, files, whether its scripts are the installed ones and the
+    difference if it carries others, and what loading its recipe would import,
+    construct, read and write. It takes --allow NAME only.
+    """
+    name = next((word for word in words if not word.startswith("-")), "")
+    if not name.endswith(".zip"):
+        from speechbrain_ext.config.inspect_command import inspect as inspect_recipe
+
+        return inspect_recipe(
+            args=list(words), prog_name="inspect", standalone_mode=False
+        )
+    return _inspect_bundle(
+        args=list(words), prog_name="inspect BUNDLE", standalone_mode=False
+    )
+
+
 @click.command(context_settings=SETTINGS)
 @click.argument("bundle", type=click.Path())
 @ALLOW
-def inspect(bundle, allow):
-    """Show what BUNDLE holds and what its recipe would do; nothing of it is run."""
+def _inspect_bundle(bundle, allow):
     from speechbrain_ext.sharing.bundle.inspection import describe_bundle
 
     for line in describe_bundle(bundle, allow=_names(allow)):

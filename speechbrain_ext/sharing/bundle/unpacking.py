@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.files import sha256_file, write_json, write_text
+from speechbrain_ext.files import sha256_file, write_text
 from speechbrain_ext.sharing.bundle.archive import Archive
 from speechbrain_ext.sharing.bundle.contents import check_file
 from speechbrain_ext.sharing.bundle.errors import BundleError, printable
@@ -94,14 +95,36 @@ def unpack(
         if trust_code is None:
             shutil.rmtree(scratch / CODE, ignore_errors=True)
         if manifest["kind"] == "result":
-            from speechbrain_ext.sharing.bundle.recipe import filled_recipe
-
-            text = filled_recipe(scratch / RECIPE, str(target), allow=allow)
-            write_text(scratch / FILLED, text)
-            if allow:
-                write_json(scratch / "allow.json", sorted(allow))
+            make_experiment(scratch, target, allow)
         _publish(scratch, target)
     return target
+
+
+def make_experiment(folder: Path, target: Path, allow: Iterable[str] = ()) -> None:
+    """Write ``hyperparams.yaml`` beside an unpacked recipe, and what a person allowed.
+
+    Arguments
+    ---------
+    folder : Path
+        Where the members are.
+    target : Path
+        Where the experiment will be.
+    allow : Iterable of str
+        See `unpack`.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe has faults, or names what is not allowed.
+    """
+    from speechbrain_ext.sharing.bundle.recipe import filled_recipe
+
+    allow = tuple(allow)
+    text = filled_recipe(folder / RECIPE, str(target), allow=allow)
+    write_text(folder / FILLED, text)
+    if allow:
+        memory = importlib.import_module("speechbrain_ext.config.allowlist.memory")
+        memory.remember(folder, allow)
 
 
 def unpack_below(

@@ -14,7 +14,7 @@ from speechbrain_ext.sharing.bundle.errors import BundleError, printable
 from speechbrain_ext.sharing.bundle.manifest import code_digest, strict_json
 from speechbrain_ext.sharing.bundle.names import CARD, CODE, MODEL, RECIPE, RESULTS
 from speechbrain_ext.sharing.bundle.scripts import compare_scripts, library_hash
-from speechbrain_ext.sharing.bundle.unpacking import Contents, opened
+from speechbrain_ext.sharing.bundle.unpacking import Contents, make_experiment, opened
 
 OK, FAILED, NOTE = "ok", "FAILED", "note"
 _MAX_TOLD = 5
@@ -256,17 +256,11 @@ def _card(contents: Contents, results: Any) -> Check:
 
 
 def _audio(contents: Contents, results: Any, data: Any, allow) -> list[Check]:
-    from speechbrain_ext.files import write_json, write_text
     from speechbrain_ext.sharing.bundle.audio import audio_problems
-    from speechbrain_ext.sharing.bundle.recipe import filled_recipe
-    from speechbrain_ext.sharing.bundle.unpacking import FILLED
 
     folder = contents.folder
     try:
-        text = filled_recipe(folder / RECIPE, str(folder), allow=allow)
-        write_text(folder / FILLED, text)
-        if allow:
-            write_json(folder / "allow.json", sorted(allow))
+        make_experiment(folder, folder, allow)
         problems, told = audio_problems(results, folder, data)
     except UserError as error:
         problems, told = [str(error).splitlines()[0]], ""

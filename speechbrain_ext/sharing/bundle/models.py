@@ -59,12 +59,15 @@ def _speaker(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 
 def _codec(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
-    from speechbrain_ext.tasks.codec.evaluate import load_result
+    from speechbrain_ext.tasks.codec.evaluate import load_best
     from speechbrain_ext.tasks.conditions import trained_recipe
+    from speechbrain_ext.tasks.packed import load_packed
 
     hparams = trained_recipe(folder, "pack").hparams
     codec = hparams["modules"]["codec"].eval()
-    meta = load_result(codec, folder, Path(hparams["save_folder"]))
+    save_folder = Path(hparams["save_folder"])
+    packed = load_packed(codec, folder, save_folder, "codec")
+    meta = packed or load_best(codec, save_folder)
     return codec, {
         "module": "codec",
         "checkpoint": None,

@@ -88,7 +88,9 @@ def evaluate(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     codec = hparams["modules"]["codec"].to(device).eval()
-    meta = load_result(codec, folder, Path(hparams["save_folder"]))
+    save_folder = Path(hparams["save_folder"])
+    packed = load_packed(codec, folder, save_folder, "codec")
+    meta = packed or load_best(codec, save_folder)
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
     stages = quantizers_of(codec, rates, "kbps")
 
@@ -132,18 +134,6 @@ def evaluate(
         }
         | ({"left_out": left_out} if left_out else {}),
     )
-
-
-def load_result(codec: torch.nn.Module, folder: Path, save_folder: Path) -> dict:
-    """Load the best checkpoint of an experiment, or what a bundle brought along.
-
-    Returns
-    -------
-    dict
-        With ``epoch`` and ``snr`` (mean valid SNR, dB).
-    """
-    packed = load_packed(codec, folder, save_folder, "codec")
-    return packed or load_best(codec, save_folder)
 
 
 def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:

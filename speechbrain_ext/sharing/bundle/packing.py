@@ -201,7 +201,8 @@ def _experiment(
             f"pack: {folder} is no experiment (no hyperparams.yaml in it); train "
             "first: ./run.sh --stage train"
         )
-    members, facts = _recipe(resolved, (), (), allow)
+    # Where it lies is said by a person; what the file says of it does not count.
+    members, facts = _recipe(resolved, [f"--output_folder={folder}"], (), allow)
     if not result:
         return members, facts
     from speechbrain_ext.report.results import read_results

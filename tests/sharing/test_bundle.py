@@ -255,9 +255,13 @@ def test_an_edited_card_is_found(shared, tmp_path):
     manifest["files"] = describe_files(members)
     members["manifest.json"] = manifest_bytes(manifest)
     (tmp_path / "x.zip").write_bytes(zipped(members))
-    assert "README.md is not what the results give" in failed(
-        verify(tmp_path / "x.zip")
-    )
+    found = failed(verify(tmp_path / "x.zip"))
+    assert "README.md is not what the results give" in found
+    manifest["library_sha256"] = "0" * 64
+    members["manifest.json"] = manifest_bytes(manifest)
+    (tmp_path / "y.zip").write_bytes(zipped(members))
+    told = " ".join(map(str, verify(tmp_path / "y.zip").checks))
+    assert "written by other code, or edited: trust the figures only" in told
 
 
 def test_another_recipe_is_found_and_another_digest(shared, tmp_path):

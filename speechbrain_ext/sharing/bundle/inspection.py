@@ -102,7 +102,8 @@ def _recipe(path: Path, allow: Iterable[str]) -> list[str]:
     except ModuleNotFoundError:
         return _targets(path)
     found = inspection.inspect_recipe(path, allow=tuple(allow))
-    return [printable(line, 400) for line in found.lines()]
+    told = (line.replace(str(path), RECIPE) for line in found.lines())
+    return [printable(line, 400) for line in told]
 
 
 def _targets(path: Path) -> list[str]:

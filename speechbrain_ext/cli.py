@@ -45,7 +45,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": (
         "speechbrain_ext.sharing.command:export",
-        "a trained speaker encoder as ONNX",
+        "a trained model as a folder for others, stock SpeechBrain, ONNX",
+    ),
+    "list": (
+        "speechbrain_ext.report.listing.command:list_command",
+        "recipes, experiments and results that are here",
+    ),
+    "diff": (
+        "speechbrain_ext.report.diff.command:diff",
+        "two experiments or recipes side by side",
     ),
     "pack": (
         "speechbrain_ext.sharing.bundle.commands:pack",

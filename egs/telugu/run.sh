@@ -112,10 +112,11 @@ stage_train() {
   needs "$datadir/train.json" "$datadir/valid.json"
   needs_recipe "${recipe_words[@]}"
   makes "$expdir/save" "$expdir/hyperparams.yaml" "$expdir/train_log.txt"
-  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,debug_nan}
+  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,data.json,resumed.json,debug_nan}
   extends num_workers tensorboard wandb test_interval eval_kbps
+  grows number_of_epochs
   runs_on_gpus "$(script recipes/codec/train.py)" "${recipe_words[@]}" \
-    "${device[@]+"${device[@]}"}"
+    "${resume[@]+"${resume[@]}"}" "${device[@]+"${device[@]}"}"
 }
 
 stage_evaluate() {

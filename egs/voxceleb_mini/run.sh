@@ -167,10 +167,11 @@ stage_train() {
   needs "$splitdir/train.json" "$splitdir/valid.json"
   needs_recipe "${recipe_words[@]}"
   makes "$expdir/save" "$expdir/hyperparams.yaml" "$expdir/train_log.txt"
-  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,debug_nan,speakers.json}
+  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,data.json,resumed.json,debug_nan,speakers.json}
   extends num_workers tensorboard wandb test_interval
+  grows number_of_epochs
   runs_on_gpus "$(script recipes/speaker/train.py)" "${recipe_words[@]}" \
-    "${device[@]+"${device[@]}"}"
+    "${resume[@]+"${resume[@]}"}" "${device[@]+"${device[@]}"}"
 }
 
 stage_embed() {

@@ -59,20 +59,14 @@ def _speaker(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 
 def _codec(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
-    from speechbrain_ext.tasks.codec.evaluate import load_best
-    from speechbrain_ext.tasks.conditions import trained_recipe
-    from speechbrain_ext.tasks.packed import load_packed
+    from speechbrain_ext.tasks.codec.weights import load_codec
 
-    hparams = trained_recipe(folder, "pack").hparams
-    codec = hparams["modules"]["codec"].eval()
-    save_folder = Path(hparams["save_folder"])
-    packed = load_packed(codec, folder, save_folder, "codec")
-    meta = packed or load_best(codec, save_folder)
+    codec, info = load_codec(folder, stage="pack")
     return codec, {
         "module": "codec",
-        "checkpoint": None,
-        "epoch": meta["epoch"],
-        "snr": meta["snr"],
+        "checkpoint": info["sha256"],
+        "epoch": info["epoch"],
+        "snr": info["valid_snr_db"],
     }
 
 

@@ -122,6 +122,19 @@ def test_a_recipe_alone_is_flat_open_and_takes_presets_and_overrides(tmp_path):
     assert verify(out).ok
 
 
+def test_a_model_whose_valid_figure_is_nan_can_be_packed(shared, tmp_path, monkeypatch):
+    from speechbrain_ext.tasks.speaker import weights
+
+    def without_figure(*args):
+        encoder, info = load_encoder(*args)
+        return encoder, info | {"valid_eer": float("nan")}
+
+    monkeypatch.setattr(weights, "load_encoder", without_figure)
+    packed = pack(shared[0], tmp_path / "x.zip")
+    manifest = json.loads(members_of(packed.path)["manifest.json"])
+    assert manifest["model"]["valid_eer"] is None
+
+
 def test_an_experiment_without_its_result_is_its_recipe(shared, tmp_path):
     packed = pack(shared[0], tmp_path / "r.zip", result=False)
     assert set(members_of(packed.path)) == {"manifest.json", "recipe.yaml"}

@@ -86,12 +86,33 @@ def _place(recipe: str, where: Where) -> str:
     return str(where)
 
 
+#: faults told together; a text with more of them is no recipe with mistakes
+MAX_FAULTS = 100
+MAX_NAMES = 500
+
+
+class TooManyFaultsError(Exception):
+    """There is no use in looking on."""
+
+
 class Faults(list):
     """A growing list of `Fault`; `add` is a shorthand."""
 
     def add(self, where: Where, message: str) -> None:
-        """Note one fault; line breaks of foreign messages are folded."""
-        self.append(Fault(where, " ".join(message.split("\n"))))
+        """Note one fault; line breaks of foreign messages are folded.
+
+        Raises
+        ------
+        TooManyFaultsError
+            If there are `MAX_FAULTS` already.
+        """
+        if len(self) >= MAX_FAULTS:
+            raise TooManyFaultsError
+        message = " ".join(message.split("\n"))
+        if not message.isprintable():
+            # A message shall not steer the terminal it is shown on.
+            message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+        self.append(Fault(where, message))
 
 
 def did_you_mean(name: str, known: Iterable[object], ending: str = "") -> str:
@@ -117,6 +138,7 @@ def did_you_mean(name: str, known: Iterable[object], ending: str = "") -> str:
     "; did you mean 'learning_rate'?"
     """
     names = list(dict.fromkeys(key for key in known if isinstance(key, str)))
+    names = names[:MAX_NAMES]  # comparing takes time
     ending = ending and f" {ending}"
     if near := nearest(name, names):
         return f"; did you mean '{near}'{ending}?"

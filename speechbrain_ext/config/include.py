@@ -13,7 +13,7 @@ from typing import Any
 
 from .faults import Faults, Where, did_you_mean, shown
 from .references import Resolver
-from .source import read_source
+from .source import MAX_NODES, read_source
 from .tree import PLACEHOLDER_TYPES, Node, TreePath, addressable, broken, dotted, walk
 from .values import typed_value
 
@@ -65,6 +65,7 @@ class Includes:
         self.faults = faults
         self.passed: list[Passed] = []
         self.files: list[Path] = [recipe.resolve()]
+        self.nodes = 0
 
     def expand(self, tree: Node, file: Path) -> None:
         """Replace every include below ``tree`` by the fragment's tree.
@@ -104,6 +105,12 @@ class Includes:
             return None
         for _, node in walk(fragment):
             node.scope = path
+            self.nodes += 1
+        if self.nodes > MAX_NODES:
+            self.faults.add(
+                include.where, f"{include.tag}: more than {MAX_NODES} values"
+            )
+            return None
         fragment.where = Where(include.where.file, include.where.line)
         # Its own includes first, with their keys below this one, then our inputs.
         self._expand(fragment, path, found, (*stack, found))

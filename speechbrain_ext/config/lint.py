@@ -11,7 +11,6 @@ import click
 from .command_line import split_command_line
 from .faults import ConfigError, Faults
 from .loader import Plan, plan_recipe
-from .signatures import check_signatures
 from .tree import walk
 
 
@@ -20,6 +19,7 @@ def check_recipe(
     overrides: Iterable[str] | Mapping[str, Any] = (),
     *,
     presets: Sequence[str] = (),
+    allow: Iterable[str] = (),
     signatures: bool = True,
     open_inputs: bool = False,
 ) -> Plan:
@@ -29,7 +29,7 @@ def check_recipe(
     ---------
     path : str or PathLike
         The recipe.
-    overrides, presets
+    overrides, presets, allow
         As for `load_recipe`.
     signatures : bool
         Also import what ``!new:`` and ``!name:`` name and compare arguments: seconds
@@ -48,9 +48,11 @@ def check_recipe(
     >>> [fault.message for fault in plan.faults]
     ['no such file']
     """
-    plan = plan_recipe(path, overrides, presets=presets, open_inputs=open_inputs)
-    if signatures and plan.root is not None:
-        check_signatures(plan.root, plan.faults)
+    plan = plan_recipe(
+        path, overrides, presets=presets, allow=allow, open_inputs=open_inputs
+    )
+    if signatures:
+        plan.check_signatures()
     return plan
 
 

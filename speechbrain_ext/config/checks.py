@@ -6,7 +6,6 @@ from .faults import Faults
 from .references import REFERENCE, Resolver
 from .tree import Node, TreePath, dotted, walk
 
-
 MAX_COPIES = 200
 MAX_COPIED = 20_000
 

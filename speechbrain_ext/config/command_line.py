@@ -123,7 +123,7 @@ def parse_command_line(argv: Sequence[str], program: str = "train.py") -> Comman
     Example
     -------
     >>> parse_command_line(["a.yaml", "--seed", "3", "--debug", "--preset=safe"])[1:]
-    (['--seed', '3', '--debug'], ['safe'], {'debug': True})
+    (['--seed', '3', '--debug'], ['safe'], {'debug': True}, [])
     """
     faults = Faults()
     recipe, kept, presets, allow = split_command_line(argv, program, faults)

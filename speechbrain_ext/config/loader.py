@@ -27,7 +27,7 @@ from .presets import read_presets
 from .references import Resolver
 from .signatures import check_signatures
 from .source import read_source
-from .tree import Node
+from .tree import Node, walk
 from .trust import Guard
 
 
@@ -87,6 +87,8 @@ class Plan:
         Keys that the recipe's task declares; None if nothing declares any.
     guard : Guard or None
         What the recipe may name and where it may write; None if it could not be read.
+    files : list of Path
+        The recipe and what it includes.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Plan:
     run_opts: dict[str, Any] = field(default_factory=dict)
     keys: TaskKeys | None = None
     guard: Guard | None = None
+    files: list[Path] = field(default_factory=list)
 
     def check_signatures(self) -> None:
         """Add the faults that only importing what the recipe names can find."""
@@ -123,17 +126,22 @@ def plan_recipe(
     required: Iterable[str] = (),
     optional: Iterable[str] = (),
     open_inputs: bool = False,
+    fragment: bool = False,
 ) -> Plan:
     """Read a recipe and check all that can be checked without importing torch.
 
     Takes `load_recipe`'s arguments; never raises for what is in them, all faults are in
     the plan. With ``open_inputs`` placeholders may stay open: the recipe is looked at
-    without its data.
+    without its data. With ``fragment`` the file may be one object, as what an
+    ``!include:`` names.
     """
     plan = Plan(shown(path), Path(path))
     try:
         allowed = AllowList([*AllowList(allow).extra, *remembered(plan.path)])
         chosen = _overrides(plan, overrides, presets, run_opts or {})
+        plan.root = read_source(plan.path, plan.name, plan.faults)
+        if plan.root is not None and plan.root.tag and fragment:
+            plan.root = _below_a_key(plan.root)
         _plan(plan, chosen, (required, optional), open_inputs, allowed)
     except RecursionError:
         plan.faults.add(Where(plan.name), "references or values nested too deeply")
@@ -154,8 +162,7 @@ def _overrides(plan: Plan, overrides, presets, run_opts) -> list[Override]:
 def _plan(
     plan: Plan, chosen: list[Override], keys, open_inputs: bool, allowed: AllowList
 ) -> None:
-    faults = plan.faults
-    root = plan.root = read_source(plan.path, plan.name, faults)
+    faults, root = plan.faults, plan.root
     if root is None:
         return
     if root.tag:
@@ -163,6 +170,7 @@ def _plan(
         return
     includes = Includes(plan.path, faults)
     includes.expand(root, plan.path)
+    plan.files = list(dict.fromkeys(includes.files))
     apply_overrides(root, chosen, faults)
     plan.resolver = Resolver(root, faults)
     check_references(root, plan.resolver, faults, open_inputs=open_inputs)
@@ -171,6 +179,13 @@ def _plan(
     plan.guard.check_text(faults)
     plan.keys = _task_keys(root, *keys, faults)
     check_keys(root, plan.keys, faults, plan.name)
+
+
+def _below_a_key(root: Node) -> Node:
+    """Put a fragment that is one object where an include would put it."""
+    for _, node in walk(root):
+        node.scope = ("fragment",)
+    return Node("map", "", {"fragment": root}, root.where)
 
 
 def _task_keys(root: Node, required, optional, faults: Faults) -> TaskKeys | None:

@@ -106,7 +106,7 @@ class Places:
                 yield from self._texts(child, (*seen, node))
 
     def check(self, faults: Faults) -> None:
-        """Report every place outside the experiment folder, and a folder that is odd."""
+        """Report places outside the experiment folder, and a folder that is odd."""
         self._check_experiment(faults)
         for use in self.uses():
             name = f"{use.node.tag}: {use.argument}"
@@ -117,7 +117,7 @@ class Places:
                 if found.attribute is not None or self.experiment is None:
                     faults.add(use.given.where, f"{name}: must be a path, as a text")
             for value in use.values:
-                direct = use.given.where.file == COMMAND_LINE
+                direct = self.is_given(use)
                 if fault := self.fault(use.role, value, direct=direct):
                     faults.add(use.given.where, f"{name}: {fault}")
         for key in WRITTEN_KEYS if "task" in self.root.value else ():
@@ -140,8 +140,8 @@ class Places:
         if not (parts and below or own):
             faults.add(
                 node.where,
-                f"output_folder: {_short(folder)}: a recipe may name a folder below the "
-                "current one; give any other yourself: --output_folder=...",
+                f"output_folder: {_short(folder)}: a recipe may name a folder below "
+                "the current one; give any other yourself: --output_folder=...",
             )
 
     def fault(self, role: str, value: Any, *, direct: bool = False) -> str | None:
@@ -189,16 +189,16 @@ class Places:
             if place.position is not None and place.position < len(args):
                 value = args[place.position]
             if place.role in ("write", "store") and value is not None:
-                if fault := self.fault(place.role, value, direct=self._is_given(value)):
+                direct = any(
+                    self.is_given(use) and value in use.values for use in self.uses()
+                )
+                if fault := self.fault(place.role, value, direct=direct):
                     return f"{place.argument}: {fault}"
         return None
 
-    def _is_given(self, value: Any) -> bool:
+    def is_given(self, use: Use) -> bool:
         """Whether a person gave this very argument; only then may it be anywhere."""
-        return any(
-            use.given.where.file == COMMAND_LINE and value in use.values
-            for use in self.uses()
-        )
+        return use.given.where.file == COMMAND_LINE
 
 
 def _places_of(target: str):

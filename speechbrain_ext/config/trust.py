@@ -49,19 +49,25 @@ class Guard:
         self.only_held = {
             id(node) for node in root.value.values() if id(node) not in referred
         }
-        self.refused: set[int] = set()
+        #: what `check_text` found
+        self.faults = Faults()
 
     def check_text(self, faults: Faults) -> None:
         """Report every name that is not allowed, and every place outside."""
+        try:
+            self._check_text()
+        finally:
+            faults.extend(self.faults)
+
+    def _check_text(self) -> None:
         for _, node in walk(self.root):
             if fault := self.text_fault(node):
-                self.refused.add(id(node))
-                faults.add(node.where, f"{node.tag}: {fault}")
+                self.faults.add(node.where, f"{node.tag}: {fault}")
         task = self.root.value.get("task")
         if task is not None and task.tag == "" and isinstance(task.value, str):
             if fault := self.allowed.text_fault("task", task.value):
-                faults.add(task.where, f"task: {task.value}: {fault}")
-        self.places.check(faults)
+                self.faults.add(task.where, f"task: {task.value}: {fault}")
+        self.places.check(self.faults)
 
     def text_fault(self, node: Node) -> str | None:
         """Say why a node's name may not stand there; None if it may or has none."""

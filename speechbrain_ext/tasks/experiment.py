@@ -19,6 +19,7 @@ from speechbrain.utils.distributed import (
 )
 
 from speechbrain_ext.config import Recipe
+from speechbrain_ext.config.allowlist.memory import remember
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import write_json, write_text
 
@@ -132,7 +133,7 @@ def open_experiment(recipe: Recipe, *, harmless: frozenset[str] = frozenset()) -
     """Make or continue the experiment folder of a recipe.
 
     Writes ``hyperparams.yaml`` (resolved, self-contained), ``env.json``, and opens
-    ``log.txt``.
+    ``log.txt``; ``allow.json`` if a person allowed names beyond the list.
 
     Arguments
     ---------
@@ -170,6 +171,11 @@ def open_experiment(recipe: Recipe, *, harmless: frozenset[str] = frozenset()) -
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     write_text(resolved, recipe.resolved_yaml)
+    if not remember(folder, recipe.allow):
+        logging.getLogger(__name__).warning(
+            "what --allow allowed can't be kept for the next stages: no place for a "
+            "key in the home folder; give --allow to them too"
+        )
     write_json(folder / "env.json", environment() | {"run_opts": recipe.run_opts})
     _log_to(folder / "log.txt")
     logging.getLogger(__name__).info("command: %s", " ".join(sys.argv))

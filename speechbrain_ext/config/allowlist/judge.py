@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 import sys
 import types
@@ -11,7 +12,7 @@ from typing import Any
 
 from speechbrain_ext.errors import UserError
 
-from ..faults import nearest
+from ..faults import did_you_mean, nearest
 from .lists import (
     BUILT_IN,
     CONSTANT,
@@ -118,6 +119,10 @@ all the same: --allow os.system'
         if tag in ("!new", "!name") and name.partition(".")[0] in _packages():
             if near := nearest(name, _neighbours(name)):
                 return f"not on the allow-list; did you mean '{near}'? {allow}"
+        package = name.partition(".")[0]
+        if not _is_installed(package):
+            hint = did_you_mean(package, _packages()).partition("; known")[0]
+            return f"not on the allow-list, and no module '{package}'{hint}; {allow}"
         return f"not on the allow-list; {allow}"
 
     def object_fault(self, tag: str, name: str, thing: Any) -> str | None:
@@ -209,12 +214,21 @@ def _homes(tag: str) -> frozenset[str]:
 
 
 @functools.cache
+def _is_installed(package: str) -> bool:
+    """Whether there is a top-level module of this name; it is not imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+@functools.cache
 def _packages() -> frozenset[str]:
     return frozenset(name.partition(".")[0] for name in listed("!name"))
 
 
 def _neighbours(name: str) -> list[str]:
-    """Listed names of the same module, or with the same last part, or like its module.
+    """Return listed names of the same module, or else with the same last part.
 
     Comparing with all of the list would take longer than everything else.
     """

@@ -22,6 +22,8 @@ declare -A opt=() given=() option_type=() option_default=() option_help=()
 declare -A stage_help=()
 option_names=() stage_numbers=() stage_names=()
 arguments=() selection=() overrides=() plan=() device=()
+# shellcheck disable=SC2034 # filled by --allow NAME, for the words of the recipe
+allow=()
 about_text=""
 python=""
 
@@ -61,6 +63,7 @@ common_options() { # those of every recipe; a run.sh may declare one again to ch
   option tag text:NAME "" "the experiment; it remembers its corpus (default: <recipe>_<corpus>)"
   option recipe "yaml:TASK/NAME" "" "recipes/TASK/NAME.yaml, or a path to a YAML file"
   option preset list:NAME "" "hparams/presets/NAME.yaml on top of it; repeatable"
+  option allow list:NAME "" "let the recipe name this too: my.Net, my.models.*; repeatable"
   option corpus text:NAME "" "where the speech comes from"
   option data_folder path:DIR "" "folder with your recordings, or with the corpus"
   option datadir path:DIR "" "folder of the manifests (default: data/<corpus>)"

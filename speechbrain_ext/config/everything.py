@@ -13,7 +13,7 @@ from .faults import Fault, Faults, Where, shown
 from .include import PROJECT, project_root
 from .lint import check_recipe, summary
 
-_DEFAULT_RECIPE = re.compile(r"^option recipe \S+ (\S+)", re.M)
+_DEFAULT_RECIPE = re.compile(r'^option recipe "[^"]*" (\S+)', re.M)
 #: what a run.sh makes, and what is not configuration
 _MADE = ("data", "exp", "results")
 
@@ -106,7 +106,7 @@ def _egs(
             )
             if done.returncode:
                 faults.add(Where(shown(script)), done.stderr.strip() or "not bash")
-        if default := _DEFAULT_RECIPE.search(text.replace('"yaml:TASK/NAME"', "yaml")):
+        if default := _DEFAULT_RECIPE.search(text):
             recipe = root / "recipes" / f"{default[1]}.yaml"
             if not recipe.is_file():
                 line = text.count("\n", 0, text.find("option recipe")) + 1

@@ -89,6 +89,7 @@ def _place(recipe: str, where: Where) -> str:
 #: faults told together; a text with more of them is no recipe with mistakes
 MAX_FAULTS = 100
 MAX_NAMES = 500
+MAX_MESSAGE = 800
 
 
 class TooManyFaultsError(Exception):
@@ -112,6 +113,8 @@ class Faults(list):
         if not message.isprintable():
             # A message shall not steer the terminal it is shown on.
             message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE - 200]} ... {message[-200:]}"
         self.append(Fault(where, message))
 
 

@@ -102,6 +102,7 @@ class Includes:
         self.files.append(found)
         fragment = read_source(found, shown(found), self.faults)
         if fragment is None:
+            self.nodes += found.stat().st_size // 2  # that it was read took time
             return None
         for _, node in walk(fragment):
             node.scope = path
@@ -128,6 +129,8 @@ class Includes:
             reason = f"includes itself: {names}"
         elif len(self.files) > MAX_FILES:
             reason = f"more than {MAX_FILES} files"
+        elif self.nodes > MAX_NODES:
+            reason = "too large, with what was included before"
         elif not path.is_file():
             folder = path.parent
             beside = [p.name for p in folder.glob("*.yaml")] if folder.is_dir() else []

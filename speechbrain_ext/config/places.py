@@ -230,5 +230,7 @@ def _with_names(root: Node) -> Node:
 
 
 def _short(text: Any) -> str:
-    text = shown(text) if isinstance(text, str) and text else str(text)
+    if isinstance(text, str) and text and not URL.match(text):
+        text = shown(text)
+    text = str(text)
     return text if len(text) <= 80 else text[:77] + "..."

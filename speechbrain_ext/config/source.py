@@ -111,7 +111,9 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
         problem = error.problem or error.context
-        if "'['" in problem or "'{'" in problem:
+        if odd := re.search(r"found '([^\x00-\x7f])'", problem or ""):
+            problem += f": {_odd(odd[1])}"
+        elif "'['" in problem or "'{'" in problem:
             problem += "; in [...] and {...} write a reference as !ref '<a[b]>'"
         faults.add(Where(name, line), f"not YAML: {problem}")
         return None
@@ -130,6 +132,12 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
         if not isinstance(key, str):
             faults.add(node.where, f"{key}: a key at the top must be a text")
     return root
+
+
+def _odd(letter: str) -> str:
+    """Describe a letter that may look like another one."""
+    name = unicodedata.name(letter, "nameless")
+    return f"{letter} (U+{ord(letter):04X}, {name}); tags are of ASCII letters"
 
 
 class _Bounded(Composer):
@@ -248,11 +256,7 @@ class _Converter:
                 if target.isascii():
                     return tag
                 odd = next(c for c in target if not c.isascii())
-                self.faults.add(
-                    where,
-                    f"{tag}: holds '{odd}' (U+{ord(odd):04X}, "
-                    f"{unicodedata.name(odd, 'nameless')}): names are of ASCII letters",
-                )
+                self.faults.add(where, f"{tag}: holds {_odd(odd)}")
                 return None
             self.faults.add(where, f"{tag}: needs a dotted name after the colon")
         elif tag.startswith(CORE):

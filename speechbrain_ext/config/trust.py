@@ -18,6 +18,8 @@ from .places import Places
 from .references import Resolver
 from .tree import Node, walk
 
+MAX_HINTS = 10
+
 
 class Guard:
     """The checks of one recipe.
@@ -61,7 +63,7 @@ class Guard:
 
     def _check_text(self) -> None:
         for _, node in walk(self.root):
-            if fault := self.text_fault(node):
+            if fault := self.text_fault(node, hint=len(self.faults) < MAX_HINTS):
                 self.faults.add(node.where, f"{node.tag}: {fault}")
         task = self.root.value.get("task")
         if task is not None and task.tag == "" and isinstance(task.value, str):
@@ -69,12 +71,13 @@ class Guard:
                 self.faults.add(task.where, f"task: {task.value}: {fault}")
         self.places.check(self.faults)
 
-    def text_fault(self, node: Node) -> str | None:
+    def text_fault(self, node: Node, *, hint: bool = False) -> str | None:
         """Say why a node's name may not stand there; None if it may or has none."""
         if node.target is None or node.tag.startswith("!include:"):
             return None
         tag = node.tag.partition(":")[0]
-        return self.allowed.text_fault(tag, node.target, top=id(node) in self.only_held)
+        top = id(node) in self.only_held
+        return self.allowed.text_fault(tag, node.target, top=top, hint=hint)
 
     def check_object(self, node: Node, thing: Any) -> None:
         """Raise ValueError if what a node's name led to may not be used."""

@@ -78,7 +78,9 @@ all the same: --allow os.system'
         self.exact = {name for name in given if not name.endswith(".*")}
         self.below = {name[:-2] for name in given if name.endswith(".*")}
 
-    def text_fault(self, tag: str, name: str, *, top: bool = False) -> str | None:
+    def text_fault(
+        self, tag: str, name: str, *, top: bool = False, hint: bool = True
+    ) -> str | None:
         """Say why a recipe may not name something; None if it may.
 
         Arguments
@@ -89,6 +91,8 @@ all the same: --allow os.system'
             The dotted name.
         top : bool
             Whether it stands at the top and nothing refers to it.
+        hint : bool
+            Whether to look for the name that was meant, which takes time.
 
         Returns
         -------
@@ -109,20 +113,20 @@ all the same: --allow os.system'
             )
         if self._is_below(name):
             return None
-        return self._not_listed(tag, name)
+        return self._not_listed(tag, name, hint)
 
-    def _not_listed(self, tag: str, name: str) -> str:
+    def _not_listed(self, tag: str, name: str, hint: bool) -> str:
         allow = f"if you trust it: --allow {name}"
         if name in listed("!name"):
             use = "!new: or !name:" if name in listed("!new") else "!name:"
             return f"may stand after {use} only; {allow}"
-        if tag in ("!new", "!name") and name.partition(".")[0] in _packages():
+        package = name.partition(".")[0]
+        if hint and tag in ("!new", "!name") and package in _packages():
             if near := nearest(name, _neighbours(name)):
                 return f"not on the allow-list; did you mean '{near}'? {allow}"
-        package = name.partition(".")[0]
-        if not _is_installed(package):
-            hint = did_you_mean(package, _packages()).partition("; known")[0]
-            return f"not on the allow-list, and no module '{package}'{hint}; {allow}"
+        if hint and not _is_installed(package):
+            meant = did_you_mean(package, _packages()).partition("; known")[0]
+            return f"not on the allow-list, and no module '{package}'{meant}; {allow}"
         return f"not on the allow-list; {allow}"
 
     def object_fault(self, tag: str, name: str, thing: Any) -> str | None:

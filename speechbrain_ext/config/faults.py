@@ -60,7 +60,7 @@ class ConfigError(UserError):
 
     def __init__(self, recipe: str, faults: Iterable[Fault]):
         self.recipe = recipe
-        self.faults = _ordered(recipe, faults)
+        self.faults = ordered(recipe, faults)
         count = len(self.faults)
         lines = [
             f"config error ({count} problem{'s' * (count != 1)}) in {recipe}",
@@ -69,8 +69,8 @@ class ConfigError(UserError):
         super().__init__("\n".join(lines))
 
 
-def _ordered(recipe: str, faults: Iterable[Fault]) -> list[Fault]:
-    """Without repeats; the recipe's own first, then other files, then the rest."""
+def ordered(recipe: str, faults: Iterable[Fault]) -> list[Fault]:
+    """Drop repeats; put the recipe's own first, then other files, then the rest."""
 
     def rank(fault: Fault) -> tuple:
         where = fault.where

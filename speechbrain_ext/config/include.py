@@ -77,6 +77,7 @@ class Includes:
         file : Path
             Where ``tree`` was read; paths in it start at its folder.
         """
+        self.nodes += sum(1 for _ in walk(tree))
         self._expand(tree, (), file.resolve(), (file.resolve(),))
 
     def _expand(self, node: Node, path: TreePath, file: Path, stack: tuple) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .allowlist.judge import listed
 from .allowlist.lists import BUILT_IN, CONSTANT
-from .faults import COMMAND_LINE, Fault, Where, shown
+from .faults import COMMAND_LINE, Fault, Where, ordered, shown
 from .loader import Plan, plan_recipe
 from .tree import dotted, walk
 
@@ -198,12 +198,12 @@ def _inspected(plan: Plan) -> Inspection:
             refused = plan.guard.places.fault(use.role, value, direct=direct) or ""
             item = Item(value, why, use.given.where, refused)
             found.add(_ROLES[use.role], item)
-    of_guard = set(plan.guard.faults)
+    of_guard, faults = set(plan.guard.faults), ordered(plan.name, plan.faults)
     return Inspection(
         plan.name,
         imports=tuple(sorted(found.imports)),
-        refused=tuple(fault for fault in plan.faults if fault in of_guard),
-        faults=tuple(fault for fault in plan.faults if fault not in of_guard),
+        refused=tuple(fault for fault in faults if fault in of_guard),
+        faults=tuple(fault for fault in faults if fault not in of_guard),
         **{kind: tuple(items) for kind, items in found.items.items()},
     )
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import click
 
+from speechbrain_ext.errors import UserError
+
+from .allowlist.memory import RECIPE_FILE
+from .allowlist.memory import remember as keep_allowed
 from .command_line import split_command_line
 from .faults import ConfigError, Fault, Faults, shown
 from .loader import Plan, plan_recipe
@@ -86,6 +90,11 @@ def summary(plan: Plan, *, signatures: bool) -> str:
 )
 @click.option("--static", is_flag=True, help="Without imports: no signatures, < 1 s.")
 @click.option(
+    "--remember",
+    is_flag=True,
+    help="Keep --allow for an experiment's hyperparams.yaml, for all its stages.",
+)
+@click.option(
     "--all",
     "whole_tree",
     is_flag=True,
@@ -94,7 +103,9 @@ def summary(plan: Plan, *, signatures: bool) -> str:
 @click.argument(
     "words", nargs=-1, type=click.UNPROCESSED, metavar="RECIPE [--key=v ...]"
 )
-def check(static: bool, whole_tree: bool, words: tuple[str, ...]) -> None:
+def check(
+    static: bool, remember: bool, whole_tree: bool, words: tuple[str, ...]
+) -> None:
     """Report everything wrong with a recipe and its overrides, without building it.
 
     Takes what a training script takes: RECIPE.yaml, --preset NAME, --key=value, run
@@ -116,7 +127,23 @@ def check(static: bool, whole_tree: bool, words: tuple[str, ...]) -> None:
     )
     if faults or plan.faults:
         raise ConfigError(plan.name, [*faults, *plan.faults])
+    if remember:
+        _remember(plan)
     click.echo(summary(plan, signatures=not static))
+
+
+def _remember(plan: Plan) -> None:
+    """Keep what a person allows for an experiment that came from somewhere else."""
+    if plan.path.name != RECIPE_FILE:
+        raise UserError(
+            f"check --remember {plan.name}: only the {RECIPE_FILE} of an experiment "
+            "can be remembered; for a recipe give --allow with each command"
+        )
+    if not keep_allowed(plan.path.parent, plan.guard.allowed.extra):
+        raise UserError(
+            "check --remember: no place for a key in the home folder; set "
+            "XDG_STATE_HOME to a folder of your own"
+        )
 
 
 def check_tree(words: Sequence[str], *, signatures: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .allowlist import AllowList
-from .allowlist.memory import remembered
+from .allowlist.memory import RECIPE_FILE, remembered
 from .build import BuildError, build
 from .checks import check_references
 from .command_line import (
@@ -177,6 +177,13 @@ def _plan(
     includes.check_passed(plan.resolver)
     plan.guard = Guard(root, plan.resolver, plan.path, allowed)
     plan.guard.check_text(faults)
+    if plan.guard.names_refused and plan.path.name == RECIPE_FILE:
+        faults.add(
+            Where(plan.name),
+            "belongs to an experiment for which nobody here allowed these names; to "
+            "allow them for all its stages: speechbrain-ext check --remember "
+            f"{plan.name} --allow NAME",
+        )
     plan.keys = _task_keys(root, *keys, faults)
     check_keys(root, plan.keys, faults, plan.name)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import Any
 
 import ruamel.yaml
 from ruamel.yaml.composer import Composer
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from .faults import Faults, Where, did_you_mean
@@ -36,6 +37,7 @@ MAX_BYTES = 1 << 18
 MAX_DEPTH = 60
 MAX_NODES = 5_000
 MAX_SCALAR = 20_000
+MAX_MERGED = 20
 
 #: characters that show a reader another text than the one that is loaded
 _HIDDEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
@@ -106,7 +108,13 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     yaml.Composer = _Bounded
     try:
-        composed = yaml.compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ReusedAnchorWarning)
+            composed = yaml.compose(text)
+    except ReusedAnchorWarning as error:
+        first = str(error).strip().splitlines()[0]
+        faults.add(Where(name), f"{first}: a second one would change what it means")
+        return None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
@@ -327,8 +335,12 @@ class _Converter:
             for raw_key, raw_value in source.value:
                 where = self.where(raw_key)
                 if str(raw_key.tag) == CORE + "merge" and raw_key.style is None:
-                    if len(merged) < 100:
+                    if len(merged) < MAX_MERGED:
                         merged += self._merge_sources(raw_value, where)
+                    else:
+                        text = f"<<: merges more than {MAX_MERGED} mappings into one"
+                        self.faults.add(self.where(raw), text)
+                        return entries
                     continue
                 key = self._key(raw_key, where)
                 if key is not None and key not in entries:

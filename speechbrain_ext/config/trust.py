@@ -51,8 +51,9 @@ class Guard:
         self.only_held = {
             id(node) for node in root.value.values() if id(node) not in referred
         }
-        #: what `check_text` found
+        #: what `check_text` found, and whether names are among it
         self.faults = Faults()
+        self.names_refused = False
 
     def check_text(self, faults: Faults) -> None:
         """Report every name that is not allowed, and every place outside."""
@@ -64,6 +65,7 @@ class Guard:
     def _check_text(self) -> None:
         for _, node in walk(self.root):
             if fault := self.text_fault(node, hint=len(self.faults) < MAX_HINTS):
+                self.names_refused = True
                 self.faults.add(node.where, f"{node.tag}: {fault}")
         task = self.root.value.get("task")
         if task is not None and task.tag == "" and isinstance(task.value, str):

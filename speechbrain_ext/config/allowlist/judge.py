@@ -143,10 +143,12 @@ all the same: --allow os.system'
         shipped = name not in self.exact and name in listed(tag)
         if shipped:
             wanted = listed(tag)[name]
-            if wanted == CONSTANT and not callable(thing):
+            if wanted == CONSTANT and not isinstance(thing, _CALLABLE):
                 return None
-            if wanted == BUILT_IN and not _has_code(thing):
-                return None
+            package = (home or "").partition(".")[0]
+            if wanted == BUILT_IN and package in ("torch", name.partition(".")[0]):
+                if not _has_code(thing):
+                    return None
             if home in (wanted, name) or home in _homes(tag):
                 return None
             return f"leads to {home}, not to {wanted}, which the list means"

@@ -7,11 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 import ruamel.yaml
+from hypothesis import strategies as st
 
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.errors import UserError
+from tests.config.malicious.fuzzing import Watch, recipes, try_recipe
 
 HERE = Path(__file__).parent
 TABLES = ("names", "texts", "places")
@@ -26,6 +29,11 @@ CASES = [
     (table, number, row) for table in TABLES for number, row in enumerate(rows(table))
 ]
 NAMES = [f"{t}{n}-{row['recipe'].split(chr(10))[0][:60]}" for t, n, row in CASES]
+
+
+def words(text):
+    return [word for word in ("torch", "speech") if word in text]
+
 
 EVIL = "open('CANARY', 'w')\nclass Model: pass\ndef function(): pass\n"
 LIBRARY = """
@@ -110,9 +118,12 @@ def test_does_nothing_and_is_told_why(den, table, number, row):
         assert not {"evil", "library", "evil_twin"} & set(sys.modules)
 
 
-@pytest.mark.parametrize(
-    "row", [row for _, _, row in CASES if row.get("stock") is True][::4]
-)
+STOCK = [row for _, _, row in CASES if row.get("stock") is True]
+#: those that need no torch are quick; `tests.acceptance.fuzz` tries them all
+QUICK = [row for row in STOCK if not {"torch", "speech"} & set(words(row["recipe"]))]
+
+
+@pytest.mark.parametrize("row", QUICK[::4])
 def test_the_harm_is_real_without_the_allow_list(den, row):
     """The canary appears where HyperPyYAML loads the same text by itself."""
     code = (
@@ -144,7 +155,7 @@ BOMBS = {
     "merge keys": (
         "l0: &l0 {x: 1}\n"
         + doubling("l{n}: &l{n} {{<<: [*l{m}, *l{m}], k{n}: 1}}", 400),
-        "",
+        "merges more than 20 mappings into one",
     ),
     "copies": (
         "l0: [x]\n" + doubling("l{n}: [!copy <l{m}>, !copy <l{m}>]", 60), "copies"
@@ -193,7 +204,7 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bomb_is_defused_within_a_second(den, bomb):
     text, says = BOMBS[bomb]
-    den.write(doubling("k{n}: 1", 2000), "large.yaml")
+    den.write(doubling("k{n}: 1", 1500), "large.yaml")
     name = den.write(text)
     if says:
         assert says in refused(den, name)
@@ -218,3 +229,16 @@ def test_a_huge_preset_is_no_preset(den):
 def test_a_message_does_not_steer_the_terminal(den):
     said = refused(den, den.write('"\\e[2J\\e[31mgone": !ref <x>'))
     assert "\x1b" not in said
+
+
+WATCH = Watch()
+
+
+@hypothesis.settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(data=st.data())
+def test_no_text_does_harm_whatever_it_is(den, data):
+    try_recipe(WATCH, den.folder, data.draw(recipes(den.canary)))

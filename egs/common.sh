@@ -21,7 +21,7 @@ program=${0##*/}
 declare -A opt=() given=() option_type=() option_default=() option_help=()
 declare -A stage_help=()
 option_names=() stage_numbers=() stage_names=()
-arguments=() selection=() overrides=() plan=() device=()
+arguments=() selection=() overrides=() plan=() device=() resume=()
 # shellcheck disable=SC2034 # filled by --allow NAME, for the words of the recipe
 allow=()
 about_text=""
@@ -59,6 +59,7 @@ common_options() { # those of every recipe; a run.sh may declare one again to ch
   option stage "text:N|NAME" "" "first stage (default: the first)"
   option stop_stage "text:N|NAME" "" "last stage (default: the last)"
   option force flag false "redo finished stages; earlier checkpoints are set aside"
+  option force_resume flag false "go on in an experiment that was trained with other settings or data"
   option dry_run flag false "only say which stages would run, why, and their commands"
   option tag text:NAME "" "the experiment; it remembers its corpus (default: <recipe>_<corpus>)"
   option recipe "yaml:TASK/NAME" "" "recipes/TASK/NAME.yaml, or a path to a YAML file"
@@ -130,7 +131,9 @@ parse() {
     name=${overrides[0]%%=*}
     unknown "${name#--}"
   fi
-  # shellcheck disable=SC2034 # device is for the stages
+  # shellcheck disable=SC2034 # resume and device are for the stages
+  if [[ ${opt[force_resume]-} == true ]]; then resume=(--force_resume); fi
+  # shellcheck disable=SC2034
   case ${opt[ngpu]-} in # none: the scripts choose
     '') ;;
     0) device=(--device=cpu) ;;
@@ -172,7 +175,7 @@ set_option() {
     *) opt[$name]=$value ;;
   esac
   case $name in
-    stage | stop_stage | force) selection+=("--$name=$value") ;;
+    stage | stop_stage | force | force_resume) selection+=("--$name=$value") ;;
     dry_run | help) ;;
     *) arguments+=("--$name=$value") ;;
   esac
@@ -342,6 +345,7 @@ needs_recipe() { tell recipe "$@"; }        # RECIPE.yaml, presets, overrides: b
 makes() { tell makes "$@"; }                # outputs
 restarts() { tell restarts "$@"; }          # outputs it resumes from, set aside on a redo
 extends() { tell extends "$@"; }            # options that go on from the finished state
+grows() { tell grows "$@"; }                # the same, of numbers that become larger
 runs() {                                    # the command, after the interpreter
   tell where "${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}:${FUNCNAME[1]}"
   tell launcher "$python"
@@ -371,6 +375,7 @@ go() {
   tell last "${opt[stop_stage]}"
   tell force "${opt[force]}"
   tell dry_run "${opt[dry_run]}"
+  tell force_resume "${opt[force_resume]-false}"
   tell given "${arguments[@]+"${arguments[@]}"}" "${overrides[@]+"${overrides[@]}"}"
   tell range "${selection[@]+"${selection[@]}"}"
   tell options "${option_names[@]}"

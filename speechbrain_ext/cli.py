@@ -49,7 +49,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": (
         "speechbrain_ext.sharing.command:export",
-        "a trained speaker encoder as ONNX",
+        "a trained model as a folder for others, stock SpeechBrain, ONNX",
+    ),
+    "list": (
+        "speechbrain_ext.report.listing.command:list_command",
+        "recipes, experiments and results that are here",
+    ),
+    "diff": (
+        "speechbrain_ext.report.diff.command:diff",
+        "two experiments or recipes side by side",
     ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
     "bench": (

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,52 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Fill a folder beside its place, and move it there when it is complete.
+
+    Arguments
+    ---------
+    path : str or PathLike
+        Where the folder shall be; what stands there is replaced as a whole. Missing
+        parent folders are made.
+
+    Yields
+    ------
+    Path
+        An empty folder beside it. On an exception it is removed, and what stood at
+        ``path`` before stays as it was.
+
+    Example
+    -------
+    >>> place = Path(tempfile.mkdtemp()) / "out"
+    >>> with atomic_folder(place) as draft:
+    ...     _ = (draft / "a.txt").write_text("whole")
+    >>> [found.name for found in place.iterdir()]
+    ['a.txt']
+    """
+    path = Path(path).resolve()  # a link stays, and leads to the new folder
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    old = draft.with_name(f"{draft.name}.old")
+    try:
+        yield draft
+        umask = os.umask(0)
+        os.umask(umask)
+        draft.chmod(0o777 & ~umask)  # mkdtemp made it private
+        if path.exists():
+            path.rename(old)
+        try:
+            draft.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file atomically, as UTF-8."""
     with atomic_path(path) as temporary:
@@ -72,6 +119,28 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
+    """Read a note that may be missing, broken or of another type: then it is empty.
+
+    Arguments
+    ---------
+    path : str or PathLike
+        The JSON file.
+    kind : type
+        ``dict`` or ``list``: what it holds if it is what it should be.
+
+    Example
+    -------
+    >>> read_json("no such file", list)
+    []
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return kind()
+    return found if isinstance(found, kind) else kind()
 
 
 def sha256_file(path: str | os.PathLike) -> str:

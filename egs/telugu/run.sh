@@ -90,6 +90,7 @@ speech() { # what both stages of data read
 
 stage_data() {
   lives_in "$datadir"
+  needs local/data.py local/options.py # their defaults, too, decide what is made
   speech
   if [[ -z $data_folder ]]; then makes "$datadir/raw"; fi
   runs local/data.py "${source_options[@]}" "--nj=${opt[nj]}"
@@ -97,6 +98,7 @@ stage_data() {
 
 stage_prepare() {
   lives_in "$datadir"
+  needs local/prepare.py local/options.py
   speech
   if [[ -z $data_folder ]]; then needs "$datadir/raw"; fi
   makes "$datadir"/{wav,train.json,valid.json,test.json,rejected.tsv}
@@ -109,10 +111,11 @@ stage_train() {
   needs "$datadir/train.json" "$datadir/valid.json"
   needs_recipe "${recipe_words[@]}"
   makes "$expdir/save" "$expdir/hyperparams.yaml" "$expdir/train_log.txt"
-  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,debug_nan}
+  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,data.json,resumed.json,debug_nan}
   extends num_workers tensorboard wandb test_interval eval_kbps
+  grows number_of_epochs
   runs_on_gpus "$root/recipes/codec/train.py" "${recipe_words[@]}" \
-    "${device[@]+"${device[@]}"}"
+    "${resume[@]+"${resume[@]}"}" "${device[@]+"${device[@]}"}"
 }
 
 stage_evaluate() {

@@ -146,6 +146,7 @@ speech() { # what both stages of data read
 
 stage_data() {
   lives_in "$datadir"
+  needs local/data.py local/options.py # their defaults, too, decide what is made
   speech
   if [[ -z $data_folder ]]; then makes "$datadir/raw"; fi
   runs local/data.py "${source_options[@]}" "--nj=${opt[nj]}"
@@ -153,6 +154,7 @@ stage_data() {
 
 stage_prepare() {
   lives_in "$datadir/.prepare/$split" # each split is a stage of its own
+  needs local/prepare.py local/options.py
   speech
   if [[ -z $data_folder ]]; then needs "$datadir/raw"; fi
   makes "$datadir"/{wav,utterances.json,speakers.tsv,rejected.tsv} "$splitdir"
@@ -164,10 +166,11 @@ stage_train() {
   needs "$splitdir/train.json" "$splitdir/valid.json"
   needs_recipe "${recipe_words[@]}"
   makes "$expdir/save" "$expdir/hyperparams.yaml" "$expdir/train_log.txt"
-  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,debug_nan,speakers.json}
+  restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,data.json,resumed.json,debug_nan,speakers.json}
   extends num_workers tensorboard wandb test_interval
+  grows number_of_epochs
   runs_on_gpus "$root/recipes/speaker/train.py" "${recipe_words[@]}" \
-    "${device[@]+"${device[@]}"}"
+    "${resume[@]+"${resume[@]}"}" "${device[@]+"${device[@]}"}"
 }
 
 stage_embed() {

@@ -2,7 +2,7 @@
 
 import sys
 
-from speechbrain_ext.config import load_command_line
+from speechbrain_ext.config import load_command_line, take_flag
 from speechbrain_ext.errors import exits_cleanly
 from speechbrain_ext.tasks.codec.train import train
 
@@ -10,7 +10,8 @@ from speechbrain_ext.tasks.codec.train import train
 @exits_cleanly
 def main(argv: list[str]) -> None:
     """Load the recipe strictly, then train; goes on where an earlier run stopped."""
-    train(load_command_line(argv))
+    argv, force_resume = take_flag(argv, "force_resume")
+    train(load_command_line(argv), force_resume=force_resume)
 
 
 if __name__ == "__main__":

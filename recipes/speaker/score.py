@@ -16,8 +16,7 @@ from speechbrain_ext.tasks.speaker.score import score
     "--backend",
     type=click.Choice(CHOICES),
     default="auto",
-    help="What compares embeddings. auto: WCCN and AS-norm, or the raw cosine where "
-    "the cohort is too small; folds: what is best on folds of training speakers.",
+    help="auto: WCCN and AS-norm if it can be learned; folds: best of train speakers.",
 )
 @click.option(
     "--nan_trials",
@@ -27,16 +26,9 @@ from speechbrain_ext.tasks.speaker.score import score
 )
 @click.option("--max_nan_trials", type=click.IntRange(min=0), default=0)
 @click.option("--calibrate/--no_calibrate", help="Scores become likelihood ratios.")
-def command(experiment, data, backend, nan_trials, max_nan_trials, calibrate):
+def command(experiment, data, **settings):
     """Score the embeddings of EXPERIMENT on the trials of unseen speakers."""
-    score(
-        experiment,
-        data,
-        backend=backend,
-        nan_trials=nan_trials,
-        max_nan_trials=max_nan_trials,
-        calibrate=calibrate,
-    )
+    score(experiment, data, **settings)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speechbrain_ext.errors import UserError
+
 from .faults import COMMAND_LINE, ConfigError, Faults, Where
 from .run_options import RUN_OPTIONS, run_option_value
 from .values import plain_value
@@ -21,6 +23,7 @@ USAGE = """usage: {program} RECIPE.yaml [--preset NAME ...] [--key=value ...] [o
 
   --a.b=v          set a key of the recipe, at any depth; also: --a.b v
   --flag           the same as --flag=true
+  --force_resume   go on in an experiment that was trained with other settings
   --preset NAME    a file of hparams/presets/, or a path; applied before --key=value
   --allow NAME     let the recipe name this too: my.Net, or my.models.* for all below
   options          SpeechBrain's run options: --device cpu, --debug, ..."""
@@ -229,6 +232,38 @@ def flattened(
         else:
             pairs.append((prefix + key, value))
     return pairs
+
+
+def take_flag(argv: Sequence[str], name: str) -> tuple[list[str], bool]:
+    """Take a script's own flag out of its arguments.
+
+    Returns
+    -------
+    list of str
+        The other arguments.
+    bool
+        Whether the flag was there; of several the last counts.
+
+    Raises
+    ------
+    UserError
+        If its value is neither true nor false.
+
+    Example
+    -------
+    >>> take_flag(["a.yaml", "--force-resume", "--seed=1"], "force_resume")
+    (['a.yaml', '--seed=1'], True)
+    """
+    rest, found = [], False
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if not key.startswith("--") or folded(key[2:]) != name:
+            rest.append(word)
+        elif equals and value not in ("true", "false"):
+            raise UserError(f"--{name}: is true or false, not {value!r}")
+        else:
+            found = value != "false"
+    return rest, found
 
 
 def folded(name: str) -> str:

@@ -139,7 +139,9 @@ def _is_text(head: bytes) -> bool:
     return all(char.isprintable() or char in "\t\r\n\f" for char in text)
 
 
-def find_sample_fault(wav: np.ndarray, sample_rate: int) -> str | None:
+def find_sample_fault(
+    wav: np.ndarray, sample_rate: int, *, needs_speech: bool = True
+) -> str | None:
     """Say why decoded samples can't be used.
 
     Arguments
@@ -148,6 +150,8 @@ def find_sample_fault(wav: np.ndarray, sample_rate: int) -> str | None:
         float samples, [time].
     sample_rate : int
         In Hz.
+    needs_speech : bool
+        Silence, and what is too short for a word, is a fault.
 
     Returns
     -------
@@ -165,12 +169,12 @@ def find_sample_fault(wav: np.ndarray, sample_rate: int) -> str | None:
     if num_bad:
         return f"non-finite: {num_bad} of {wav.size} samples are NaN or Inf"
     seconds = wav.size / sample_rate
-    if seconds < MIN_SECONDS:
+    if needs_speech and seconds < MIN_SECONDS:
         return f"too short: {seconds:.3f} s, at least {MIN_SECONDS} s are needed"
     peak = float(np.abs(wav).max())
     if peak > MAX_PEAK:
         return f"out of range: peak {peak:.4g}, float samples lie in [-1, 1]"
-    if not to_pcm16(wav).any():
+    if needs_speech and not to_pcm16(wav).any():
         return f"all zero: {seconds:.2f} s of silence"
     return None
 

@@ -268,6 +268,18 @@ def split_hash(*paths: str | os.PathLike) -> str:
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
+def content_hash(utterances: Mapping[str, Utterance]) -> str:
+    """Name what a manifest holds: SHA-256 over sorted (utt_id, sha256, speaker).
+
+    Neither its name nor its place matters; see `split_hash` for several roles.
+    """
+    lines = sorted(
+        f"{one.utt_id}\t{one.sha256}\t{one.spk_id or ''}\n"
+        for one in utterances.values()
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def total_seconds(utterances: Mapping[str, Utterance]) -> float:
     """Sum of all durations, in seconds."""
     return math.fsum(utterance.duration for utterance in utterances.values())

@@ -16,9 +16,10 @@ earlier data as it was; see `speechbrain_ext.data.staging`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from speechbrain_ext.data.check import Rejected
 from speechbrain_ext.data.corpora import Item
@@ -83,6 +84,7 @@ def prepare(
     folder: str | os.PathLike,
     settings: Settings | None = None,
     *,
+    corpus: Mapping[str, Any] | None = None,
     command: str = "",
     nj: int = 1,
     log: Callable[[str], None] = print,
@@ -97,6 +99,9 @@ def prepare(
         The data folder.
     settings : Settings, optional
         Defaults to ``Settings()``.
+    corpus : Mapping, optional
+        What is known of the corpus, for ``prepare.json`` and from there for results;
+        see `speechbrain_ext.data.corpora.facts`.
     command : str
         The command that prepares this folder, for the messages of later stages.
     nj : int
@@ -132,7 +137,8 @@ def prepare(
         )
         audio.settle()
         seconds = _write_manifests(folder, roles, audio)
-        audio.finish({"command": command, "split": how, **asdict(settings)})
+        state = {"command": command, "corpus": dict(corpus or {}), "split": how}
+        audio.finish({**state, **asdict(settings)})
     summary = Summary(
         num_utterances={role: len(roles[role]) for role in ROLES},
         seconds=seconds,

@@ -11,20 +11,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from speechbrain_ext.report.codec.tables import codec_page
+from speechbrain_ext.report.facts import fact_groups
 from speechbrain_ext.report.speaker.tables import speaker_page
 from speechbrain_ext.report.tables import (
     Page,
     Table,
     escaped,
     markdown_table,
-    plain,
     print_table,
 )
 
 #: task -> what stands on its page
 PAGES = {"codec": codec_page, "speaker": speaker_page}
-#: Conditions that are names, not quantities.
-_NAMES = ("seed", "split_seed")
 
 
 def describe(results: dict[str, Any]) -> Page:
@@ -60,14 +58,8 @@ LEFT_OUT_NOTE = (
 
 
 def condition_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Conditions and health as pairs of text."""
-    pairs = {"created": results["created"], **results["conditions"]}
-    pairs.update(results["health"])
-    rows = []
-    for key, value in pairs.items():
-        text = str(value) if key in _NAMES else plain(value)
-        rows.append((key.replace("_", " "), text))
-    return rows
+    """All that is known beside the figures as pairs of text, in one list."""
+    return [row for rows in fact_groups(results).values() for row in rows]
 
 
 def render_markdown(results: dict[str, Any]) -> str:

@@ -6,15 +6,20 @@ RESULTS.md, plots and report.html are generated from it and never typed. Its sha
      "created": "2026-01-31T12:00:00+00:00",
      "command": what recomputes it,
      "conditions": {"split_hash", "seed", "config_hash", "versions": {package: version},
-                    "train_seconds", "parameters", "device", "threads", ...},
+                    "train_seconds", "parameters", "device", "threads",
+                    "data": {"corpus", "title", "licence" or "licences", "language",
+                             "synthetic", "counts", "seconds", ...},
+                    "cost": {"epochs", "device", "processor", "threads", ...},
+                    "resumed": what `resume.history` keeps, ...},
      "systems": [what `codec.results` and `speaker.results` say, ...],
      "health": {"rejected_files": int, "rejected_batches": int, ...},
      "left_out": [{"utt_id", "reason", "cause", "epoch", "batch", "dump"}, ...]}
 
 A figure that could not be measured is ``null`` with its reason in ``not_measured``. A
-condition that is not known is ``null``. What can be recomputed is recomputed when
-read, so an edited figure is found. ``left_out`` names the train utterances in
-quarantine and is absent where there are none.
+condition that is not known is ``null``; older results lack ``data``, ``cost`` and
+``resumed``. What can be recomputed is recomputed when read, so an edited figure is
+found. ``left_out`` names the train utterances in quarantine and is absent where there
+are none.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from typing import Any
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import write_json
 from speechbrain_ext.report.codec.results import codec_problems
+from speechbrain_ext.report.facts import fact_problems
 from speechbrain_ext.report.speaker.results import speaker_problems
 
 CONDITIONS = (
@@ -158,6 +164,7 @@ def find_problems(results: Any, folder: str | os.PathLike = ".") -> list[str]:
         for key in CONDITIONS
         if key not in results["conditions"]
     ]
+    problems += fact_problems(results["conditions"])
     systems = results["systems"]
     if not isinstance(systems, list) or not systems:
         return [*problems, "systems: must be a list with at least one entry"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -74,6 +74,7 @@ class Backend:
         self.settings = settings
         self._mean: np.ndarray | None = None
         self._wccn: WCCN | None = None
+        self._cohort: np.ndarray | None = None
         self._as_norm: ASNorm | None = None
 
     def fit(self, vectors: np.ndarray, speakers: Sequence[str]) -> Backend:
@@ -107,9 +108,50 @@ class Backend:
             centered = self._centered(vectors)
             self._wccn = WCCN(self.settings.wccn).fit(centered, speakers)
         if self.settings.as_norm is not None:
-            means, _ = speaker_means(self.transform(vectors), speakers)
-            self._as_norm = ASNorm(means, top=self.settings.as_norm)
+            self._cohort, _ = speaker_means(self.transform(vectors), speakers)
+            self._as_norm = ASNorm(self._cohort, top=self.settings.as_norm)
         return self
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what was learned, for `from_arrays`; float64.
+
+        ``mean`` [dim], ``wccn`` [dim, dim] and ``cohort`` [num_speakers, dim], each if
+        the backend has that step. No utterance and no name is in it.
+        """
+        wccn = None if self._wccn is None else self._wccn.projection
+        found = {"mean": self._mean, "wccn": wccn, "cohort": self._cohort}
+        return {name: array for name, array in found.items() if array is not None}
+
+    @classmethod
+    def from_arrays(
+        cls, settings: BackendSettings, arrays: Mapping[str, np.ndarray]
+    ) -> Backend:
+        """Make a backend of what another one has learned; it scores bit for bit alike.
+
+        Raises
+        ------
+        ValueError
+            If the arrays are not those of these settings.
+        """
+        wanted = {
+            "mean": settings.center,
+            "wccn": settings.wccn is not None,
+            "cohort": settings.as_norm is not None,
+        }
+        expected = {name for name, is_needed in wanted.items() if is_needed}
+        if set(arrays) != expected:
+            raise ValueError(
+                f"Backend: {settings.name} needs the arrays {sorted(expected)}, got "
+                f"{sorted(arrays)}"
+            )
+        backend = cls(settings)
+        backend._mean, backend._cohort = arrays.get("mean"), arrays.get("cohort")
+        if settings.wccn is not None:
+            backend._wccn = WCCN(settings.wccn)
+            backend._wccn.projection = arrays["wccn"]
+        if settings.as_norm is not None:
+            backend._as_norm = ASNorm(backend._cohort, top=settings.as_norm)
+        return backend
 
     def _centered(self, vectors: np.ndarray) -> np.ndarray:
         return vectors if self._mean is None else unit_vectors(vectors) - self._mean

@@ -1,32 +1,82 @@
-"""``speechbrain-ext export``: a trained model for other programs."""
+"""``speechbrain-ext export``: a trained model for others, and for other programs."""
 
 from __future__ import annotations
 
 import click
 
+from speechbrain_ext.errors import UserError
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("experiment", type=click.Path())
 @click.option(
-    "--format", "form", type=click.Choice(["onnx"]), default="onnx", show_default=True
+    "--output", type=click.Path(), help="Folder; default: export/ in EXPERIMENT."
 )
-@click.option("--output", type=click.Path(), help="Folder; default: one in EXPERIMENT.")
 @click.option(
+    "--format",
+    "form",
+    type=click.Choice(["onnx"]),
+    help="The ONNX file alone; default folder: onnx/ in EXPERIMENT.",
+)
+@click.option(
+    "--onnx_from",
     "--from",
     "source",
-    type=click.Choice(["features", "waveform"]),
-    default="features",
-    show_default=True,
-    help="What the model takes; features leave the log-mels to the caller.",
+    type=click.Choice(["features", "waveform", "none"]),
+    help="What the ONNX file takes; features leave the log-mels to the caller. "
+    "Default: features; none: no ONNX file.",
 )
-def export(experiment, form, output, source):
-    """Export the speaker encoder of EXPERIMENT; what is written was checked.
+@click.option(
+    "--stock", is_flag=True, help="Refuse what stock SpeechBrain could not open."
+)
+@click.option(
+    "--push_to_hub",
+    metavar="USER/REPO",
+    help="Upload the folder to the Hugging Face Hub, as whom huggingface_hub knows.",
+)
+@click.option("--public", is_flag=True, help="With --push_to_hub: for all to see.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="NAME",
+    help="A name that the model is built from, beyond the list; more with commas.",
+)
+def export(experiment, output, form, source, stock, push_to_hub, public, allow):
+    """Write a folder that holds all it takes to use the model of EXPERIMENT.
 
-    The ONNX file takes any batch size and length. The JSON beside it says how to
-    compute its input. If onnxruntime's embeddings differ from torch's, nothing is
-    written and the exit code is 1.
+    Weights as safetensors, a model card, and of a speaker model also thresholds, what
+    stock SpeechBrain's EncoderClassifier opens, and ONNX. A new process computes with
+    the folder alone before it is kept; if its outputs are not the experiment's, nothing
+    is written and the exit code is 1.
+
+    Open it with speechbrain_ext.inference: SpeechCodec.from_hparams(FOLDER),
+    SpeakerVerifier.from_hparams(FOLDER).
     """
+    if form == "onnx":
+        if push_to_hub or public or stock or source == "none":
+            raise UserError(
+                "export: --format onnx writes an ONNX file and nothing else"
+            )
+        _export_onnx(experiment, output, source or "features")
+        return
+    if public and not push_to_hub:
+        raise UserError("export: --public says who may see what --push_to_hub uploads")
     # torch takes seconds to import; --help shall not wait for it.
+    from speechbrain_ext.sharing.export import export as export_folder
+
+    export_folder(
+        experiment,
+        output,
+        hub=push_to_hub,
+        public=public,
+        stock=stock,
+        onnx=source,
+        allow=[name for names in allow for name in names.split(",") if name],
+        log=click.echo,
+    )
+
+
+def _export_onnx(experiment: str, output: str | None, source: str) -> None:
     from speechbrain_ext.sharing.onnx import export_onnx
 
     done = export_onnx(experiment, output, source=source)

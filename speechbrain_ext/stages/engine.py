@@ -23,7 +23,7 @@ from speechbrain_ext.stages.plan import (
     missing_inputs,
 )
 from speechbrain_ext.stages.process import InterruptedStageError, run_logged
-from speechbrain_ext.stages.record import Record
+from speechbrain_ext.stages.record import Record, Verdict
 from speechbrain_ext.stages.settings import check_recipe
 
 #: What a stage imports; if one is missing the environment was never finished.
@@ -50,6 +50,11 @@ def run(plan: Plan) -> int:
     """
     started = time.monotonic()
     check_environment()
+    if plan.force and plan.force_resume:
+        raise UserError(
+            "run.sh: --force begins again from nothing, --force_resume goes on from "
+            "what is there: give one of them"
+        )
     chosen = choose_stages(plan.stages, plan.first, plan.last)
     if plan.check:
         check_recipe(plan.check, options=plan.options)
@@ -63,7 +68,7 @@ def run(plan: Plan) -> int:
             _note_if_stale(stage)
     ran = 0
     for stage in chosen:
-        verdict = Record(stage).judge(force=plan.force)
+        verdict = _judge(plan, Record(stage))
         if verdict.up_to_date:
             log(stage.where, f"Stage {stage}: up to date, skipped (--force redoes it)")
             continue
@@ -79,7 +84,7 @@ def run_stage(plan: Plan, stage: Stage) -> int:
     """Run one stage under its lock and remember how it ended; returns an exit code."""
     record = Record(stage)
     with record.locked() as descriptor:
-        verdict = record.judge(force=plan.force)  # another run may just have made it
+        verdict = _judge(plan, record)  # another run may just have made it
         if verdict.up_to_date:
             log(stage.where, f"Stage {stage}: up to date, skipped (--force redoes it)")
             return 0
@@ -123,7 +128,7 @@ def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
     """Say for each chosen stage whether it would run, why, and its command."""
     waiting: list[Stage] = []
     for stage in chosen:
-        verdict = Record(stage).judge(force=plan.force)
+        verdict = _judge(plan, Record(stage))
         reasons = list(verdict.reasons)
         if not reasons:
             # Their output may come out the same: then this stage will be skipped.
@@ -178,7 +183,7 @@ def check_signatures(plan: Plan, chosen: Sequence[Stage]) -> None:
     It imports torch: done only if a stage would run for nothing before the training
     script, which does the same at its start, could say so.
     """
-    todo = [s for s in chosen if not Record(s).judge(force=plan.force).up_to_date]
+    todo = [s for s in chosen if not _judge(plan, Record(s)).up_to_date]
     if not plan.check or not any(stage.recipe for stage in todo[1:]):
         return
     command = [sys.executable, "-m", "speechbrain_ext", "check", *plan.check]
@@ -228,6 +233,10 @@ def say(text: str) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def _judge(plan: Plan, record: Record) -> Verdict:
+    return record.judge(force=plan.force, force_resume=plan.force_resume)
 
 
 def _fault(stage: Stage, code: int) -> str:

@@ -37,7 +37,9 @@ class Stage:
         *finished* stage is redone: otherwise a training that shall be repeated with
         another option would find its last checkpoint and do nothing.
     extends : list[str]
-        Options of which a change goes on from the finished state (more epochs).
+        Options of which a change goes on from the finished state (loggers).
+    grows : list[str]
+        Options of which a larger number goes on from the finished state (epochs).
     launcher : list[str]
         First words of the command, not compared: the interpreter or ``torchrun``.
     command : list[str]
@@ -55,6 +57,7 @@ class Stage:
     makes: list[str] = field(default_factory=list)
     restarts: list[str] = field(default_factory=list)
     extends: list[str] = field(default_factory=list)
+    grows: list[str] = field(default_factory=list)
     launcher: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
 
@@ -85,6 +88,8 @@ class Plan:
         Number or name of the first and last stage asked for; "" is the end.
     force, dry_run : bool
         Redo finished stages; only say what would be done.
+    force_resume : bool
+        Nothing is set aside where options or inputs changed: the stage goes on.
     experiment : str
         Folder for the logs and the command that goes on (``run.sh``).
     settings : list[str]
@@ -108,6 +113,7 @@ class Plan:
     last: str = ""
     force: bool = False
     dry_run: bool = False
+    force_resume: bool = False
     experiment: str = "."
     settings: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)

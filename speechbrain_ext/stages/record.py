@@ -21,7 +21,7 @@ from speechbrain_ext.stages.settings import resolved_settings
 #: Options that say where or how loudly a stage runs, not what it computes.
 NOT_COMPARED = frozenset(
     "nj device noprogressbar tqdm_colored_bar log_config distributed_backend "
-    "ckpt_interval_minutes ckpt_interval_steps".split()
+    "ckpt_interval_minutes ckpt_interval_steps force_resume".split()
 )
 
 
@@ -90,13 +90,15 @@ class Record:
         """Digest of every declared output as it is now."""
         return {path: self.prints.content(path) for path in self.stage.makes}
 
-    def judge(self, *, force: bool = False) -> Verdict:
+    def judge(self, *, force: bool = False, force_resume: bool = False) -> Verdict:
         """Compare what was remembered with what is, and say why to run.
 
         Arguments
         ---------
         force : bool
             Run in any case.
+        force_resume : bool
+            Go on from the finished state, whatever changed.
 
         Returns
         -------
@@ -111,7 +113,7 @@ class Record:
             return Verdict([_UNFINISHED.get(status, "not run yet")])
         changed = list(self._changed_options(known))
         reasons = [text for _, text in changed]
-        fresh = any(name not in self.stage.extends for name, _ in changed)
+        fresh = not all(self._goes_on(name, known) for name, _ in changed)
         for reason in [
             *_changed_files("input", known.get("inputs", {}), self.inputs()),
             *_changed_files("output", known.get("outputs", {}), self.outputs()),
@@ -121,7 +123,7 @@ class Record:
         self.prints.save()
         if force:
             return Verdict(["--force"], fresh=True)
-        return Verdict(reasons, fresh)
+        return Verdict(reasons, fresh and not force_resume)
 
     def begin(self, *, fresh: bool) -> dict:
         """Remember that the stage is running; return its inputs as they are now."""
@@ -188,6 +190,16 @@ class Record:
         for name, text in _differences("option ", old, new):
             if name not in taken:
                 yield name, text
+
+    def _goes_on(self, name: str, known: dict) -> bool:
+        """Whether a changed option leaves the finished state of use."""
+        if name in self.stage.extends:
+            return True
+        before = str(known.get("settings", {}).get(name))
+        now = str((self.settings or {}).get(name))
+        if name not in self.stage.grows or not (before.isdigit() and now.isdigit()):
+            return False
+        return int(now) > int(before)
 
     def _write(self, status: str, inputs: dict, outputs: dict, seconds=None) -> None:
         write_json(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.stages.plan import suggest
@@ -28,19 +27,12 @@ def resolved_settings(words: Sequence[str]) -> dict[str, str] | None:
         None if the recipe has faults: then only its text can be compared.
     """
     # Here, not above: a run.sh without a recipe needs neither ruamel nor click.
-    from speechbrain_ext.config.flatten import VOLATILE
-    from speechbrain_ext.config.tree import dotted, walk
+    from speechbrain_ext.config.dotted import dotted_values
 
     plan = _read(words)
     if plan.faults or plan.root is None:
         return None
-    values = {}
-    for path, node in walk(plan.root):
-        if not path or VOLATILE.match(str(path[0])) or isinstance(path[-1], int):
-            continue
-        text = "" if node.kind == "map" else str(_plain(node))
-        values[dotted(path)] = f"{node.tag} {text}".strip()
-    return values
+    return dotted_values(plan.root)
 
 
 def check_recipe(words: Sequence[str], *, options: Sequence[str] = ()) -> None:
@@ -79,9 +71,3 @@ def _read(words: Sequence[str]):
     )
     plan.faults.extend(faults)
     return plan
-
-
-def _plain(node) -> Any:
-    if node.kind == "list":
-        return [_plain(child) for child in node.value]
-    return node.value

@@ -219,11 +219,15 @@ def brain_of(kind: type[TaskBrain], recipe: Recipe, modules: dict) -> TaskBrain:
     """Build the Brain of a recipe; its dumps will say where its settings are from."""
     hparams = recipe.hparams
     hparams["train_loggers"] = [hparams["train_logger"]]
+    run_opts = dict(recipe.run_opts)
+    if run_opts.get("ckpt_interval_steps") and "ckpt_interval_minutes" not in run_opts:
+        # SpeechBrain takes one of the two only; who asks for steps means them.
+        run_opts["ckpt_interval_minutes"] = 0
     brain = kind(
         modules=modules,
         opt_class=hparams["opt_class"],
         hparams=hparams,
-        run_opts=recipe.run_opts,
+        run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
     brain.origin = {

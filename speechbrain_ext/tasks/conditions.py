@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from speechbrain_ext.brain.policy import NonFinitePolicy
 from speechbrain_ext.brain.quarantine_file import quarantine_path, quarantine_table
 from speechbrain_ext.config import Recipe, load_recipe
+from speechbrain_ext.data.manifest import (
+    SPLIT_NAME,
+    STATE_NAME,
+    read_manifest,
+    total_seconds,
+)
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import read_json
 from speechbrain_ext.report.train_log import read_train_log
+from speechbrain_ext.resume.history import read_history
 from speechbrain_ext.tasks.experiment import environment
+
+_ONE_CALL = re.compile(r" --(?:stage|stop_stage|force|force_resume)=[\w]+(?=\s|$)")
 
 
 def trained_recipe(folder: Path, stage: str) -> Recipe:
@@ -62,11 +74,73 @@ def model_conditions(
         "parameters": sum(p.numel() for p in model.parameters()),
         **trained,
         "train_seconds": train_seconds(folder),
+        "cost": training_cost(folder, recipe),
+        "resumed": read_history(folder),
         "versions": found["versions"],
         "git": found["git"],
         "processor": found["processor"],
         "threads": found["threads"],
     }
+
+
+def data_conditions(*manifests: str | Path) -> dict[str, Any]:
+    """Tell what the data is and how much of it there is.
+
+    Arguments
+    ---------
+    *manifests : str or Path
+        One for each role, which is the file's stem.
+
+    Returns
+    -------
+    dict
+        What preparation kept of the corpus (see
+        `speechbrain_ext.data.corpora.facts`), ``counts`` and ``seconds`` by role.
+    """
+    paths = [Path(path) for path in manifests]
+    sets = {path.stem: read_manifest(path) for path in paths}
+    return {
+        **_corpus_beside(paths[-1]),
+        "counts": {role: len(found) for role, found in sets.items()},
+        "seconds": {role: round(total_seconds(s), 1) for role, s in sets.items()},
+    }
+
+
+def _corpus_beside(manifest: Path) -> dict[str, Any]:
+    """Read what preparation wrote beside a manifest, or in the folder above a split."""
+    folder = manifest.parent
+    for path in (folder / STATE_NAME, folder / SPLIT_NAME, folder.parent / STATE_NAME):
+        corpus = read_json(path).get("corpus")
+        if isinstance(corpus, dict):
+            return corpus
+    return {}
+
+
+def training_cost(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Tell on what an experiment was trained; seconds are told by `train_seconds`.
+
+    Returns
+    -------
+    dict
+        ``epochs`` in the log, ``device``, ``processor``, ``threads`` and, where there
+        were some, ``gpu`` and ``ranks``; what is not known is None.
+    """
+    known = read_json(folder / "env.json")
+    gpu = known.get("gpu")
+    device = known.get("run_opts", {}).get("device") or ("cuda" if gpu else "cpu")
+    log = folder / "train_log.txt"
+    rows = read_train_log(log) if log.exists() else []
+    cost = {
+        "epochs": int(rows[-1]["epoch"]) if rows else None,
+        "device": device if known else None,
+        "processor": known.get("processor"),
+        "threads": recipe.hparams.get("num_threads") or known.get("threads"),
+    }
+    if gpu and str(device).startswith("cuda"):
+        cost["gpu"] = gpu
+    if known.get("ranks", 1) > 1:
+        cost["ranks"] = known["ranks"]
+    return cost
 
 
 def now() -> str:
@@ -83,13 +157,17 @@ def train_seconds(folder: Path) -> float | None:
 
 
 def own_command(folder: Path, otherwise: str) -> str:
-    """Return the command that made the experiment, as its run.sh says it."""
+    """Return the command that made the experiment, as its run.sh says it.
+
+    What chose the stages of the last call is left out: from nothing all of them run.
+    """
     script = folder / "run.sh"
     if script.exists():
         lines = script.read_text(encoding="utf-8").splitlines()
         commands = [line for line in lines if line and not line.startswith("#")]
         if commands:
             command = commands[-1].removeprefix("exec ").removesuffix(' "$@"')
+            command = _ONE_CALL.sub("", command)
             # Run from its own folder, so what lies below needs no absolute path.
             return command.replace(f"{folder.resolve().parent.parent}/", "")
     return otherwise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import logging
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 from speechbrain.utils.distributed import (
+    ddp_barrier,
     ddp_init_group,
     get_rank,
     if_main_process,
@@ -22,6 +22,8 @@ from speechbrain_ext.config import Recipe
 from speechbrain_ext.config.allowlist.memory import remember
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import write_json, write_text
+from speechbrain_ext.resume.history import add_to_history, write_data_record
+from speechbrain_ext.tasks.resuming import Past
 
 #: Packages whose version can change a number.
 PACKAGES = (
@@ -110,6 +112,19 @@ def check_device(device: str) -> None:
         ) from error
 
 
+def usable_device(device: str | None) -> str:
+    """Return a device that can be used; None: a GPU if there is one.
+
+    Raises
+    ------
+    UserError
+        See `check_device`.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    return device
+
+
 def join_ranks(run_opts: dict) -> None:
     """Join the process group under torchrun; alone, do nothing.
 
@@ -129,77 +144,47 @@ def join_ranks(run_opts: dict) -> None:
     ddp_init_group(run_opts)
 
 
-def open_experiment(recipe: Recipe, *, harmless: frozenset[str] = frozenset()) -> Path:
+def open_experiment(recipe: Recipe, past: Past) -> Path:
     """Make or continue the experiment folder of a recipe.
 
-    Writes ``hyperparams.yaml`` (resolved, self-contained), ``env.json``, and opens
-    ``log.txt``; ``allow.json`` if a person allowed names beyond the list.
+    Writes ``hyperparams.yaml`` (resolved, self-contained), ``env.json``, ``data.json``
+    (what the manifests are), ``allow.json`` if a person allowed names beyond the list,
+    ``resumed.json`` if settings changed, and opens ``log.txt``.
 
     Arguments
     ---------
     recipe : Recipe
         Its ``output_folder`` is the experiment.
-    harmless : frozenset[str]
-        Top-level keys that may differ from what the folder was trained with.
+    past : Past
+        What of it differs from the last run there; `guard_resume` has let it pass.
 
     Returns
     -------
     Path
         The folder.
-
-    Raises
-    ------
-    UserError
-        If the folder holds checkpoints of other settings: training on would mix two
-        experiments. The message shows the difference.
     """
     folder = Path(recipe.hparams["output_folder"])
-    resolved = folder / "hyperparams.yaml"
-    has_checkpoint = any((folder / "save").glob("CKPT*"))
-    if has_checkpoint and resolved.exists():
-        changed = changed_lines(
-            resolved.read_text(encoding="utf-8"), recipe.resolved_yaml, harmless
-        )
-        if changed:
-            raise UserError(
-                f"{folder} holds checkpoints of other settings:\n"
-                + "\n".join(f"  {line}" for line in changed)
-                + "\nGive this run a name of its own (--tag NAME), or redo it from "
-                "nothing (--stage train --force)."
-            )
+    ddp_barrier()  # all ranks have read what the main one overwrites now
     if not if_main_process():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(resolved, recipe.resolved_yaml)
+    add_to_history(folder, past.changes, past.epochs_done)
+    write_text(folder / "hyperparams.yaml", recipe.resolved_yaml)
     if not remember(folder, recipe.allow):
         logging.getLogger(__name__).warning(
             "what --allow allowed can't be kept for the next stages: no place for a "
-            "key in the home folder; give --allow to them too"
+            "key in the home folder; see XDG_STATE_HOME"
         )
-    write_json(folder / "env.json", environment() | {"run_opts": recipe.run_opts})
+    write_data_record(folder, past.data)
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    started = {"run_opts": recipe.run_opts, "ranks": ranks}
+    write_json(folder / "env.json", environment() | started)
     _log_to(folder / "log.txt")
-    logging.getLogger(__name__).info("command: %s", " ".join(sys.argv))
+    logger = logging.getLogger(__name__)
+    logger.info("command: %s", " ".join(sys.argv))
+    for change in past.changes:
+        logger.info("changed: %s", change)
     return folder
-
-
-def changed_lines(old: str, new: str, harmless: frozenset[str]) -> list[str]:
-    """Lines of two resolved recipes that differ, as ``- old`` and ``+ new``."""
-
-    def lines(text: str) -> list[str]:
-        return [
-            line
-            for line in text.splitlines()
-            if line.strip()
-            and not line.lstrip().startswith("#")
-            and line.split(":", 1)[0] not in harmless
-        ]
-
-    difference = difflib.unified_diff(lines(old), lines(new), n=0, lineterm="")
-    return [
-        line
-        for line in difference
-        if line[:1] in "+-" and not line.startswith(("+++", "---"))
-    ]
 
 
 def _log_to(path: Path) -> None:

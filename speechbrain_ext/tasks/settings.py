@@ -12,24 +12,6 @@ from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.tasks.experiment import check_device
 
-#: Keys that may change between two runs in one experiment folder, of any task.
-HARMLESS = frozenset(
-    {
-        "output_folder",
-        "save_folder",
-        "train_log",
-        "train_manifest",
-        "valid_manifest",
-        "num_workers",
-        "tensorboard",
-        "wandb",
-        "test_interval",
-        "init_from",
-        "ckpt_interval_minutes",
-        "keep_quarantined",
-    }
-)
-
 
 def world_size() -> int:
     """Return the number of ranks that train together."""

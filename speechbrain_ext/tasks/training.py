@@ -8,10 +8,13 @@ from speechbrain_ext.config import Recipe
 from speechbrain_ext.tasks.brain import TaskBrain
 from speechbrain_ext.tasks.experiment import join_ranks, open_experiment
 from speechbrain_ext.tasks.loggers import optional_loggers
+from speechbrain_ext.tasks.resuming import describe_data, guard_resume, look_back
 from speechbrain_ext.tasks.settings import manifests
 
 
-def carry_out(recipe: Recipe, task: ModuleType) -> TaskBrain:
+def carry_out(
+    recipe: Recipe, task: ModuleType, *, force_resume: bool = False
+) -> TaskBrain:
     """Train a recipe; goes on where an earlier run stopped.
 
     Arguments
@@ -21,6 +24,9 @@ def carry_out(recipe: Recipe, task: ModuleType) -> TaskBrain:
     task : module
         With ``check_settings``, ``HARMLESS``, ``make_brain``, ``make_loaders`` and
         ``first_weights``; see `speechbrain_ext.tasks.codec.train`.
+    force_resume : bool
+        Go on in an experiment that was trained with other settings or data, with what
+        can be loaded; its results will say so.
 
     Returns
     -------
@@ -33,7 +39,7 @@ def carry_out(recipe: Recipe, task: ModuleType) -> TaskBrain:
         If a manifest or one of its files is missing or changed.
     UserError
         If a setting is out of its range, the device is not there, or the experiment
-        folder holds checkpoints of other settings.
+        was trained with other settings or data (see `speechbrain_ext.resume`).
     DivergenceError
         If too many batches were rejected.
     """
@@ -41,13 +47,17 @@ def carry_out(recipe: Recipe, task: ModuleType) -> TaskBrain:
     task.check_settings(hparams, recipe.run_opts)
     join_ranks(recipe.run_opts)
     train_set, valid_set = manifests(hparams)
-    folder = open_experiment(recipe, harmless=task.HARMLESS)
+    data = describe_data({"train_manifest": train_set, "valid_manifest": valid_set})
+    past = look_back(recipe, data, task.HARMLESS)
     brain = task.make_brain(recipe)
+    guard_resume(recipe, brain, past, force_resume)
+    train_loader, valid_loader = task.make_loaders(recipe, train_set, valid_set)
+    # Nothing is written before all of this is known to fit.
+    folder = open_experiment(recipe, past)
     brain.write_beside(folder)
     hparams["train_loggers"] += optional_loggers(
         folder, tensorboard=hparams["tensorboard"], wandb=hparams["wandb"]
     )
-    train_loader, valid_loader = task.make_loaders(recipe, train_set, valid_set)
     brain.checkpointer.add_recoverable("dataloader-TRAIN", train_loader)
     if brain.checkpointer.find_checkpoint() is None:
         task.first_weights(brain, train_set)

@@ -93,6 +93,8 @@ def test_own_recordings_become_manifests_with_the_command_inside(tmp_path):
     state = json.loads((tmp_path / "data/prepare.json").read_text())
     assert "--seed 3" in state["command"]
     assert state["seed"] == 3
+    assert state["corpus"]["corpus"] == "folder"
+    assert state["corpus"]["licence"] == "unknown: yours"
 
 
 @pytest.mark.parametrize(

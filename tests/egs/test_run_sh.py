@@ -54,7 +54,8 @@ stage_train() {
   restarts "$exp/state"
   extends epochs
   runs_on_gpus tool.py train "--exp=$exp" "--epochs=${opt[epochs]}" \\
-    "--mood=${opt[mood]}" "${preset[@]/#/--preset=}" "${overrides[@]+"${overrides[@]}"}"
+    "--mood=${opt[mood]}" "${preset[@]/#/--preset=}" "${resume[@]}" \\
+    "${overrides[@]+"${overrides[@]}"}"
 }
 stage_report() {
   lives_in "$exp"
@@ -251,6 +252,16 @@ def test_more_epochs_go_on_but_another_option_starts_anew(toy):
     text = toy.run("--epochs=3", "--preset=x")
     assert "epoch 1 from 1" in text
     assert toy.read("exp/toy/previous/train/state/epoch") == "3"
+
+
+def test_force_resume_goes_on_from_the_finished_state(toy):
+    toy.run()
+    text = toy.run("--preset=x", "--epochs=3", "--force-resume")
+    assert "epoch 3 from 3" in text
+    assert "'--force_resume'" in text
+    assert not (toy.here / "exp/toy/previous").exists()
+    assert toy.run("--preset=x", "--epochs=3").count("up to date") == 4
+    assert "give one of them" in toy.run("--force", "--force_resume", rc=2)
 
 
 def test_force_redoes_finished_stages_from_their_start(toy):

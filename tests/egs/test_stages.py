@@ -81,6 +81,36 @@ def test_a_changed_option_is_named_and_only_an_extension_goes_on(
     assert verdict.fresh is fresh
 
 
+@pytest.mark.parametrize(
+    ("words", "fresh"),
+    [
+        ([], True),  # another learning rate
+        (["--lr=1", "--top=2"], False),  # more epochs
+        (["--lr=1", "--top=0"], True),  # fewer
+    ],
+)
+def test_a_number_may_grow_and_force_resume_sets_nothing_aside(stage, words, fresh):
+    Path("top.yaml").write_text("out_folder: here\ntop: 1\nlr: 1\n")
+    stage.grows = ["top"]
+    finish(stage)
+    stage.recipe = ["top.yaml", *(words or ["--lr=2"])]
+    assert Record(stage).judge().fresh is fresh
+    resumed = Record(stage).judge(force_resume=True)
+    assert resumed.reasons == Record(stage).judge().reasons != []
+    assert not resumed.fresh
+    assert Record(stage).judge(force=True).fresh
+
+
+def test_other_inputs_are_gone_on_with_by_force_resume(stage):
+    Path("in.txt").write_text("other data")
+    assert Record(stage).judge().fresh
+    assert not Record(stage).judge(force_resume=True).fresh
+    stage.command = [*stage.command, "--force_resume"]
+    finish(stage)
+    stage.command = stage.command[:-1]
+    assert Record(stage).judge().up_to_date  # the flag is no setting
+
+
 def test_where_a_stage_runs_is_not_what_it_computes(stage):
     stage.launcher = ["elsewhere/python", "-m", "torch.distributed.run"]
     stage.command = ["train.py", "--lr=1", "--epochs=2", "--device=cuda", "--nj=4"]

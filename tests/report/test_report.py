@@ -143,7 +143,7 @@ def test_markdown_holds_every_figure_and_pesq_beside_every_snr(results):
         "| seed | 1234 |",
         "| parameters | 2,212,345 |",
         "| versions | torch 2.11.0 |",
-        "| git | not known |",
+        "| code | not known |",
         "| rejected batches | 3 |",
     ):
         assert row in text

@@ -180,3 +180,18 @@ def test_cohort_trials_are_pairs_that_come_once_and_no_more_than_asked(max_trial
         assert max(labels.sum(), (~labels).sum()) <= max_trials // 2
         assert labels.any()
         assert not labels.all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [RAW_COSINE, *CANDIDATES, BackendSettings(center=True, wccn=1.0, as_norm=4)],
+)
+def test_what_was_learned_can_be_carried_away_and_scores_bit_for_bit_alike(settings):
+    x, names = corpus()
+    learned = Backend(settings).fit(x, names)
+    carried = Backend.from_arrays(settings, learned.arrays())
+    new = corpus(seed=1)[0]
+    pairs = np.arange(20), np.arange(40, 60)
+    assert np.array_equal(learned.score(new, *pairs), carried.score(new, *pairs))
+    with pytest.raises(ValueError, match="needs the arrays"):
+        Backend.from_arrays(settings, {**learned.arrays(), "other": x})

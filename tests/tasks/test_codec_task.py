@@ -233,7 +233,7 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_difference(
     data, trained
 ):
     before = (trained[0] / "hyperparams.yaml").read_text()
-    with pytest.raises(UserError, match=r"\+learning_rate: 0.5"):
+    with pytest.raises(UserError, match=r"learning_rate: 0.0002 -> 0.5"):
         train(recipe(data, trained[0], learning_rate=0.5))
     assert (trained[0] / "hyperparams.yaml").read_text() == before
 
@@ -269,6 +269,8 @@ def test_a_changed_file_is_found_before_training(data, tmp_path):
 
 def test_results_hold_our_rates_beside_opus_and_can_be_read_back(data, trained):
     folder, _ = trained
+    state = {"command": "x", "corpus": {"corpus": "toy", "language": ["te"]}}
+    (data / "prepare.json").write_text(json.dumps(state))
     evaluate(folder, data / "test.json", jobs=1)
     results = read_results(folder / "results.json")
     rates = {s["name"]: [] for s in results["systems"]}
@@ -281,6 +283,14 @@ def test_results_hold_our_rates_beside_opus_and_can_be_read_back(data, trained):
     assert rates["ours"] == [0.4, 1.6]
     assert len(rates["opus"]) >= 3
     assert results["conditions"]["config_hash"]
+    assert results["conditions"]["data"] == {
+        **state["corpus"],
+        "counts": {"train": 4, "valid": 1, "test": 2},
+        "seconds": {"train": 6.0, "valid": 1.5, "test": 3.0},
+    }
+    cost = results["conditions"]["cost"]
+    assert (cost["epochs"], cost["device"], cost["threads"]) == (2, "cpu", 1)
+    assert results["conditions"]["resumed"] == []
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(data, trained, tmp_path):
             raise KeyboardInterrupt
         return read(utterance, *args, **kwargs)
 
-    settings = {"ckpt_interval_minutes": 0, "ckpt_interval_steps": 1}
+    settings = {"ckpt_interval_steps": 1}  # the minutes of the recipe give way
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "read_samples", interrupted)
         patch.setattr(speaker_loader, "read_samples", interrupted)
@@ -156,6 +156,14 @@ def test_averaged_weights_are_the_mean_of_the_last_epochs(data, tmp_path, monkey
     last = states[2]
     for name, value in again.encoder.state_dict().items():
         assert torch.equal(value.double(), last[name])
+
+
+def test_a_run_made_longer_averages_its_own_last_epochs(data, trained, tmp_path):
+    folder = Path(shutil.copytree(trained[0], tmp_path / "longer"))
+    assert load_encoder(folder)[1]["epochs"] == [1, 2]
+    brain = train(recipe(data, folder, number_of_epochs=4, average_checkpoints=2))
+    assert brain.average.epochs == [3, 4]
+    assert load_encoder(folder)[1]["epochs"] == [3, 4]
 
 
 def test_without_averages_the_lowest_eer_wins_and_a_nan_never(data, tmp_path):

@@ -6,6 +6,7 @@ import sys
 
 from options import corpus_of, make_parser, typed_command
 
+from speechbrain_ext.data.corpora.facts import facts_of
 from speechbrain_ext.data.prepare import Settings, prepare
 from speechbrain_ext.data.split import ROLES
 from speechbrain_ext.errors import exits_cleanly
@@ -40,8 +41,9 @@ def main() -> None:
             parser.error(f"--num_{role} must be at least 1, got {count}")
     if not 0 <= options.max_rejected <= 1:
         parser.error(f"--max_rejected lies in [0, 1], got {options.max_rejected}")
+    places = folder / "raw", options.data_folder
     prepare(
-        corpus.items(folder / "raw", options.data_folder),
+        corpus.items(*places),
         folder,
         Settings(
             seed=options.seed,
@@ -49,6 +51,7 @@ def main() -> None:
             split_by=options.split_by,
             max_rejected=options.max_rejected,
         ),
+        corpus=facts_of(corpus, *places),
         command=typed_command(),
         nj=max(options.nj, 1),
     )

@@ -7,6 +7,7 @@ import sys
 from options import corpus_of, make_parser, typed_command
 
 from speechbrain_ext.data.corpora import speakers_of, trial_lists_of
+from speechbrain_ext.data.corpora.facts import facts_of
 from speechbrain_ext.data.speakers import (
     SpeakerSettings,
     SplitSettings,
@@ -71,6 +72,7 @@ def main() -> None:
         trim=trim,
         # 40 GB that need no conversion are not copied.
         link=options.corpus == "voxceleb1" and trim is None,
+        corpus=facts_of(corpus, *places),
         command=typed_command(),
         nj=max(options.nj, 1),
     )

@@ -82,8 +82,8 @@ CAUSES: dict[str, Cause] = {
         Cause(
             "input silent",
             "An utterance, or the whole batch, is digital silence.",
-            "all samples of a row are zero; without it the batch is fine, or the norm "
-            "of finite gradients overflows on a batch that is silent",
+            "all samples of a row are zero; without it the batch is fine, or the whole "
+            "batch is silent",
             "Remove silent files (prepare the data again with a level check), and look "
             "whether crops or augmentation make silence of good files.",
             _ANALYZE,

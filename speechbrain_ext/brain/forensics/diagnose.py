@@ -132,11 +132,13 @@ class _Search:
 
     def from_inputs(self) -> Diagnosis | None:
         """Broken, too loud and silent rows, if the batch is fine without them."""
-        whole_is_silent = self.spike or math.isinf(self.whole.norm)
+        silent = suspects.silent_rows(self.batch)
+        # A silent row among others is common and mostly harmless.
+        all_silent = silent and len(silent.rows) == suspects.num_rows(self.batch)
         for cause, found, presumed in (
             ("input non-finite", suspects.nonfinite_rows(self.batch), True),
             ("input extreme", suspects.extreme_rows(self.batch), True),
-            ("input silent", suspects.silent_rows(self.batch), whole_is_silent),
+            ("input silent", silent, all_silent),
         ):
             if found is None:
                 continue

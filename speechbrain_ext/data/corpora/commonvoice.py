@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechbrain_ext.data.corpora import Item, require_folder
+from speechbrain_ext.data.corpora.facts import Facts, iso_language
 from speechbrain_ext.data.corpora.folder import clean_name
 from speechbrain_ext.errors import UserError
 
@@ -59,6 +60,16 @@ class CommonVoiceCorpus:
                 f"train.tsv below it\n{self._hint}"
             )
         return tables[0].parent
+
+    def facts(self, raw: Path, data_folder: Path | None) -> Facts:
+        """Tell title, licence and language."""
+        return Facts(
+            f"Mozilla Common Voice, locale {self.locale}",
+            licence="CC0-1.0",
+            language=(iso_language(self.locale),),
+            synthetic=False,
+            url="https://commonvoice.mozilla.org",
+        )
 
     def items(self, raw: Path, data_folder: Path | None) -> Iterator[Item]:
         """List the clips of the published split, or the validated ones."""

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from speechbrain_ext.data.corpora import Item, Speaker
 from speechbrain_ext.data.corpora.debian import fetch_packages
+from speechbrain_ext.data.corpora.facts import Facts, iso_language
 from speechbrain_ext.data.corpora.folder import name_all
 from speechbrain_ext.data.progress import progress_bar
 from speechbrain_ext.errors import UserError, WorkError
@@ -207,6 +208,17 @@ class DebianVoices:
         for spk_id, all_of_one in recordings.items():
             for utt_id, path, row in self._draw(all_of_one):
                 yield Item(utt_id, path, spk_id, source=row.package)
+
+    def facts(self, raw: Path, data_folder: Path | None) -> Facts:
+        """Tell languages, and the licence of each package that is there."""
+        rows = [row for row, _ in _find(self.table, data_folder or raw / "root")]
+        return Facts(
+            "human voices out of Debian packages",
+            language=tuple(sorted({iso_language(row.language) for row in rows})),
+            synthetic=False,
+            url="https://packages.debian.org/",
+            licences={row.package: row.licence for row in rows},
+        )
 
     def speakers(self, raw: Path, data_folder: Path | None) -> dict[str, Speaker]:
         """Say of every speaker who is there what the table knows."""

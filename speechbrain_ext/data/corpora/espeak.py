@@ -17,6 +17,11 @@ import wave
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from speechbrain_ext.data.corpora.facts import (
+    Facts,
+    iso_language,
+    licence_of_sentences,
+)
 from speechbrain_ext.data.corpora.synthesis import Prompt, SynthesisCorpus
 from speechbrain_ext.errors import UserError, WorkError
 
@@ -64,6 +69,18 @@ class EspeakCorpus(SynthesisCorpus):
 
         loader = version("espeakng-loader")
         return f"espeakng-loader {loader}, rate {self.rate}, pitch {self.pitch}"
+
+    def facts(self, raw: Path, data_folder: Path | None) -> Facts:
+        """Tell title, licence and languages; nobody was recorded."""
+        return Facts(
+            "sentences spoken by eSpeak NG",
+            licence=licence_of_sentences(self.sentences),
+            language=tuple(sorted({iso_language(voice) for voice in self.voices})),
+            synthetic=True,
+            url="https://github.com/espeak-ng/espeak-ng",
+            note="The licence is that of the sentences; eSpeak NG, which speaks them, "
+            "is a program under GPL-3.0-or-later.",
+        )
 
     def speak(self, prompts: list[Prompt], raw: Path, done: Callable[[Prompt], None]):
         """Let a child process speak the prompts, 22.05 kHz PCM16."""

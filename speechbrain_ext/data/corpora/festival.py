@@ -10,10 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from speechbrain_ext.data.corpora.debian import fetch_packages
+from speechbrain_ext.data.corpora.facts import YOURS, Facts, licence_of_sentences
 from speechbrain_ext.data.corpora.synthesis import Prompt, SynthesisCorpus
 from speechbrain_ext.errors import UserError, WorkError
 
 PACKAGES = ("festival", "festival-te", "festvox-te-nsk")
+
+#: First part of a voice's name -> its language, and the licence of its diphones.
+_VOICES = {"telugu": ("te", "GPL-2+")}
 
 _INSTALL = f"apt-get install {' '.join(PACKAGES)}"
 
@@ -44,6 +48,23 @@ class FestivalCorpus(SynthesisCorpus):
     def engine(self) -> str:
         """Return the program and its intonation method."""
         return "festival, DuffInt"
+
+    def facts(self, raw: Path, data_folder: Path | None) -> Facts:
+        """Tell title, licences and language; a human spoke the diphones only."""
+        known = [_VOICES.get(voice.partition("_")[0]) for voice in self.voices]
+        return Facts(
+            "sentences spoken by Festival",
+            language=tuple(sorted({one[0] for one in known if one})),
+            synthetic=True,
+            url="https://festvox.org/festival/",
+            licences={
+                "the sentences": licence_of_sentences(self.sentences),
+                **{
+                    f"the voice {voice}": one[1] if one else YOURS
+                    for voice, one in zip(self.voices, known, strict=True)
+                },
+            },
+        )
 
     def speak(self, prompts: list[Prompt], raw: Path, done: Callable[[Prompt], None]):
         """Speak each prompt in a process of its own; Festival stops at an error."""

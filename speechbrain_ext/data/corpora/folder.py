@@ -11,6 +11,7 @@ from pathlib import Path
 
 from speechbrain_ext.data.audio import AUDIO_EXTENSIONS
 from speechbrain_ext.data.corpora import Item, require_folder
+from speechbrain_ext.data.corpora.facts import YOURS, Facts
 from speechbrain_ext.errors import UserError
 
 _HINT = "any tree of " + ", ".join(sorted(AUDIO_EXTENSIONS)) + " files will do"
@@ -48,6 +49,10 @@ class FolderCorpus:
             raise UserError(
                 f"data: --data_folder {folder}: no audio found below it; {_HINT}"
             )
+
+    def facts(self, raw: Path, data_folder: Path | None) -> Facts:
+        """Say that nothing is known of somebody's own recordings."""
+        return Facts("a folder of recordings", licence=YOURS)
 
     def items(self, raw: Path, data_folder: Path | None) -> Iterator[Item]:
         """List all audio files, sorted by path."""

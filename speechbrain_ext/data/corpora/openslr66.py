@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechbrain_ext.data.corpora import Item, require_folder
+from speechbrain_ext.data.corpora.facts import Facts
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import write_text
 
@@ -54,6 +55,16 @@ class OpenSLR66Corpus:
             except (zipfile.BadZipFile, OSError, EOFError) as error:
                 raise WorkError(f"data: {archive}: {error}; get it again") from None
             write_text(mark, identity)
+
+    def facts(self, raw: Path, data_folder: Path | None) -> Facts:
+        """Tell title, licence and language."""
+        return Facts(
+            "OpenSLR SLR66, crowd-sourced high-quality Telugu",
+            licence="CC-BY-SA-4.0",
+            language=("te",),
+            synthetic=False,
+            url="https://www.openslr.org/66/",
+        )
 
     def items(self, raw: Path, data_folder: Path | None) -> Iterator[Item]:
         """List what the indexes name, then audio that no index names."""

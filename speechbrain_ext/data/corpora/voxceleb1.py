@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 from speechbrain_ext.data.corpora import Item, Speaker, require_folder
+from speechbrain_ext.data.corpora.facts import Facts
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import write_text
 
@@ -85,6 +86,16 @@ class VoxCeleb1Corpus:
                 f"data: --data_folder {data_folder}: all its {len(folders)} speakers "
                 f"are test speakers; is vox1_dev_wav unpacked there?\n{_HINT}"
             )
+
+    def facts(self, raw: Path, data_folder: Path | None) -> Facts:
+        """Tell title and licence; languages are many and not told."""
+        return Facts(
+            "VoxCeleb1" if not self.num_speakers else "VoxCeleb1, a part of it",
+            licence="CC-BY-4.0",
+            synthetic=False,
+            url="https://www.robots.ox.ac.uk/~vgg/data/voxceleb/",
+            note="The licence is that of the annotations; the audio is from YouTube.",
+        )
 
     def items(self, raw: Path, data_folder: Path | None) -> Iterator[Item]:
         """List train speakers (role ``train``), then test speakers (``test``).

@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from speechbrain_ext.data.check import Rejected
 from speechbrain_ext.data.convert import Trim
@@ -121,6 +122,7 @@ def prepare_speakers(
     trial_lists: Mapping[str, str | os.PathLike] | None = None,
     trim: Trim | None = None,
     link: bool = False,
+    corpus: Mapping[str, Any] | None = None,
     command: str = "",
     nj: int = 1,
     log: Callable[[str], None] = print,
@@ -143,6 +145,8 @@ def prepare_speakers(
         Cuts silence off, such as `speechbrain_ext.data.vad.SpeechDetector`.
     link : bool
         Audio that needs no conversion is not copied; not together with ``trim``.
+    corpus : Mapping, optional
+        What is known of the corpus, as for `speechbrain_ext.data.prepare.prepare`.
     command : str
         The command that prepares this folder, for the messages of later stages.
     nj : int
@@ -166,6 +170,7 @@ def prepare_speakers(
     """
     settings = settings or SpeakerSettings()
     folder = Path(folder)
+    state = {"command": command, "corpus": dict(corpus or {})}
     staged = stage_audio(
         map(_check_speaker, items),
         folder,
@@ -211,14 +216,14 @@ def prepare_speakers(
             settings=settings.split,
             path_of=audio.path_now,
             trial_lists=lists,
-            state={"command": command, **_without(asdict(settings), "split")},
+            state={**state, **_without(asdict(settings), "split")},
         )
         # From here on nothing can fail but the disk.
         audio.settle()
         write_manifest(folder / _MANIFEST_NAME, utterances.values())
         write_speakers(folder / _SPEAKERS_NAME, people)
         place_split(draft, split_folder)
-        audio.finish({"command": command, **asdict(settings)})
+        audio.finish({**state, **asdict(settings)})
     summary = SpeakerSummary(
         split_folder=split_folder,
         people=people,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
-import pickle
 import shutil
 import signal
 import time
@@ -16,18 +15,18 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.audio import save_audio
 from speechbrain_ext.data.loader import read_samples
 from speechbrain_ext.data.manifest import split_hash
-from speechbrain_ext.errors import UserError
 from speechbrain_ext.report.codec.results import system_folder
 from speechbrain_ext.report.results import write_results
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
 from speechbrain_ext.tasks.codec.rates import quantizers_of
+from speechbrain_ext.tasks.codec.weights import load_best
 from speechbrain_ext.tasks.conditions import (
+    data_conditions,
     health,
     model_conditions,
     now,
@@ -35,7 +34,7 @@ from speechbrain_ext.tasks.conditions import (
     trained_recipe,
     utterances_left_out,
 )
-from speechbrain_ext.tasks.experiment import check_device
+from speechbrain_ext.tasks.experiment import usable_device
 from speechbrain_ext.tasks.settings import manifest_at
 
 
@@ -84,10 +83,9 @@ def evaluate(
     sample_rate = hparams["sample_rate"]
     utterances = manifest_at(str(test_manifest), sample_rate)
     left_out = utterances_left_out(recipe, folder)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    device = usable_device(device)
     codec = hparams["modules"]["codec"].to(device).eval()
-    meta = load_best(codec, Path(hparams["save_folder"]))
+    meta = load_best(codec, Path(hparams["save_folder"])).meta
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
     stages = quantizers_of(codec, rates, "kbps")
 
@@ -131,38 +129,6 @@ def evaluate(
         }
         | ({"left_out": left_out} if left_out else {}),
     )
-
-
-def load_best(codec: torch.nn.Module, save_folder: Path) -> dict:
-    """Load the checkpoint with the highest valid SNR; returns its meta data."""
-    checkpointer = VerifiedCheckpointer(save_folder, {"codec": codec})
-    if not any(save_folder.glob("CKPT*")):
-        raise UserError(
-            f"evaluate: no checkpoint in {save_folder}; train first: ./run.sh --stage "
-            "train"
-        )
-    try:
-        found = checkpointer.recover_if_possible(max_key="snr")
-    except UserError:  # damaged, and it says which file
-        raise
-    except (
-        RuntimeError,
-        KeyError,
-        EOFError,
-        OSError,
-        pickle.UnpicklingError,
-    ) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"evaluate: the checkpoint in {save_folder} does not fit its recipe, or is "
-            f"damaged: {first}\n  Next: ./run.sh --stage train --force"
-        ) from error
-    if found is None:
-        raise UserError(
-            f"evaluate: the checkpoints in {save_folder} were written within an epoch "
-            "and have no valid SNR yet; let training finish: ./run.sh --stage train"
-        )
-    return found.meta
 
 
 @torch.no_grad()
@@ -242,6 +208,7 @@ def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
     ]
     trained = {"epoch": meta["epoch"], "valid_snr_db": meta["snr"]}
     return {
+        "data": data_conditions(*manifests),
         "split_hash": split_hash(*manifests),
         **model_conditions(recipe, codec, folder, trained),
         "device": str(next(codec.parameters()).device),

@@ -11,7 +11,7 @@ from speechbrain.utils.distributed import get_rank, if_main_process
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.loader import crop_loader, read_samples, utterance_loader
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.tasks import settings
+from speechbrain_ext.resume import changes
 from speechbrain_ext.tasks.brain import brain_of
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.rates import quantizers_of
@@ -28,17 +28,19 @@ from speechbrain_ext.tasks.training import carry_out
 #: First weights need no more speech than this, and it has to fit into memory.
 ENOUGH_SECONDS = 1800.0
 
-#: Keys that may change between two runs in one experiment folder.
-HARMLESS = settings.HARMLESS | {"eval_kbps"}
+#: Settings that may change between two runs in one experiment -> what happens then.
+HARMLESS = changes.HARMLESS | {"eval_kbps": "only what is scored afterwards"}
 
 
-def train(recipe: Recipe) -> CodecBrain:
+def train(recipe: Recipe, *, force_resume: bool = False) -> CodecBrain:
     """Train a codec as its recipe says; goes on where an earlier run stopped.
 
     Arguments
     ---------
     recipe : Recipe
         Of ``recipes/codec``; see ``transform.yaml`` for the keys.
+    force_resume : bool
+        See `carry_out`.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def train(recipe: Recipe) -> CodecBrain:
     ManifestError, UserError, DivergenceError
         See `carry_out`.
     """
-    return carry_out(recipe, sys.modules[__name__])
+    return carry_out(recipe, sys.modules[__name__], force_resume=force_resume)
 
 
 def make_brain(recipe: Recipe) -> CodecBrain:

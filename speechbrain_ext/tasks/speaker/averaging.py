@@ -99,4 +99,7 @@ class WeightAverage:
     @mark_as_loader
     def _load(self, path, end_of_epoch=False):
         found = torch.load(path, map_location="cpu", weights_only=True)
-        self._held = _Held(**found)
+        # Of a run that has been made longer the earlier sums hold epochs that are no
+        # longer among the last, and cannot be taken out: begin anew.
+        if min(found["epochs"], default=self.first_epoch) >= self.first_epoch:
+            self._held = _Held(**found)

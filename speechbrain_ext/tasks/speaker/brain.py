@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from speechbrain import Stage
+from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_ext.files import write_json
 from speechbrain_ext.tasks.brain import TaskBrain
@@ -15,7 +16,12 @@ from speechbrain_ext.tasks.speaker.validation import (
     ValidScores,
     pieces_of,
 )
-from speechbrain_ext.tasks.speaker.weights import averages, save_average, valid_rank
+from speechbrain_ext.tasks.speaker.weights import (
+    averages,
+    forget_average,
+    save_average,
+    valid_rank,
+)
 
 
 class SpeakerBrain(TaskBrain):
@@ -120,6 +126,9 @@ class SpeakerBrain(TaskBrain):
         """
         super().on_fit_start()
         self.hparams.margin_ramp.apply(self.classifier)
+        epochs = self.hparams.epoch_counter
+        if epochs.current < epochs.limit and if_main_process():
+            forget_average(Path(self.hparams.save_folder))
 
     def finish(self, valid_set) -> None:
         """Make the checkpoint of the averaged weights, unless it is there."""

@@ -11,7 +11,12 @@ import click
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("one", type=click.Path())
 @click.argument("other", type=click.Path())
-@click.option("--experiment", required=True, type=click.Path(), help="A scored one.")
+@click.option(
+    "--experiment",
+    required=True,
+    type=click.Path(),
+    help="A scored one; or its export.",
+)
 @click.option(
     "--far",
     type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),

@@ -105,7 +105,14 @@ class Decision:
         return "raw cosine" if self.system["name"] == "cosine" else self.system["label"]
 
     @cached_property
-    def _learned(self) -> Backend:
+    def learned(self) -> Backend:
+        """The backend, learned from the cohort.
+
+        Raises
+        ------
+        UserError
+            As `system`, and if the cohort can't teach it.
+        """
         settings = BackendSettings(**self.system["settings"])
         if settings == BackendSettings():
             return Backend(settings)
@@ -129,7 +136,7 @@ class Decision:
         NaN if one of them is zero or not finite: it has no direction.
         """
         pair = np.stack([one, other])
-        return float(self._learned.score(pair, np.array([0]), np.array([1]))[0])
+        return float(self.learned.score(pair, np.array([0]), np.array([1]))[0])
 
     def threshold(self, far: float | None = None) -> Threshold:
         """Return the lowest threshold with at most a given false alarm rate.
@@ -168,11 +175,18 @@ class Decision:
 
     def _measured_at(self, far: float) -> tuple[float, float, float] | None:
         """Measure on the scores themselves, where they are; else None."""
+        measured = self.trial_scores()
+        if measured is None:
+            return None
+        return tuple(thresholds_at_far(*measured, [far])[0])
+
+    def trial_scores(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Scores and labels of the trials, [num_trials] each; None if not kept."""
         path = self._scores_path()
         if not path.exists():
             return None
         trials, scores = read_scores(path)
-        return tuple(thresholds_at_far(scores, trials.labels, [far])[0])
+        return scores, trials.labels
 
     def shortest_seconds(self) -> float | None:
         """Length of the shortest utterance in the trials; None if it isn't known."""

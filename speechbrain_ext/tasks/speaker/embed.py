@@ -12,7 +12,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from speechbrain_ext.data.loader import read_samples
 from speechbrain_ext.data.manifest import ManifestError, Utterance, verify_manifest
@@ -20,7 +19,7 @@ from speechbrain_ext.data.progress import progress_bar
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import write_json
 from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
-from speechbrain_ext.tasks.experiment import check_device
+from speechbrain_ext.tasks.experiment import usable_device
 from speechbrain_ext.tasks.speaker.embedder import (
     BATCH_SECONDS,
     MAX_SECONDS,
@@ -156,8 +155,7 @@ def load_embedder(
         If there is no trained encoder, the device is not there, or a setting is out
         of its range.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    device = usable_device(device)
     encoder, info = load_encoder(experiment, device)
     try:
         return Embedder(

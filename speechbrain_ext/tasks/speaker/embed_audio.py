@@ -16,7 +16,12 @@ _MAX_TOLD = 20
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("audio", nargs=-1, required=True, type=click.Path())
-@click.option("--experiment", required=True, type=click.Path(), help="A trained one.")
+@click.option(
+    "--experiment",
+    required=True,
+    type=click.Path(),
+    help="A trained one; or its export.",
+)
 @click.option("--output", required=True, type=click.Path(), help="X.npz")
 @click.option("--device", help="Default: a GPU if there is one.")
 @click.option(
@@ -98,7 +103,7 @@ def embed_recordings(
     paths : dict
         id -> file.
     experiment : str or PathLike
-        Folder that training wrote.
+        Folder that training wrote, its export, or ``user/repo`` on the Hub.
     output : str or PathLike
         Where the `EmbeddingSet` goes, ``.npz``; vectors that it already has for the
         same audio, checkpoint and settings are kept.
@@ -131,12 +136,10 @@ def embed_recordings(
     from speechbrain_ext.data.recording import load_recording
     from speechbrain_ext.data.vad import open_detector
     from speechbrain_ext.files import sha256_file
+    from speechbrain_ext.inference.source import find_folder
+    from speechbrain_ext.inference.speaker import open_embedder
     from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
-    from speechbrain_ext.tasks.speaker.embed import (
-        describe_nonfinite,
-        load_embedder,
-        stamp_of,
-    )
+    from speechbrain_ext.tasks.speaker.embed import describe_nonfinite, stamp_of
     from speechbrain_ext.tasks.speaker.shards import Shards
 
     output = Path(output)
@@ -145,7 +148,7 @@ def embed_recordings(
     if output.is_dir():
         raise UserError(f"embed: --output {output} is a folder; give a file in it")
     settings = {} if max_seconds is None else {"max_seconds": max_seconds}
-    embedder = load_embedder(experiment, device, **settings)
+    embedder = open_embedder(find_folder(experiment), device, **settings)
     trim = open_detector("silero" if vad else "none")
     settings_text = f"vad={trim.stamp if trim else None}"
     started = time.monotonic()

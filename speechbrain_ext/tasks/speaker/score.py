@@ -20,6 +20,7 @@ from speechbrain_ext.scoring.figures import name_errors, source_figures, trial_f
 from speechbrain_ext.scoring.intervals import speaker_bootstrap
 from speechbrain_ext.scoring.trials import write_scores
 from speechbrain_ext.tasks.conditions import (
+    data_conditions,
     health,
     model_conditions,
     now,
@@ -242,7 +243,9 @@ def list_figures(
 
 def conditions(recipe, folder: Path, data: Path, speech: Speech, draws: int) -> dict:
     """Gather what a reader must know to recompute the tables."""
-    manifests = [data / f"{role}.json" for role in ("train", "valid", "cohort", "test")]
+    roles = ("train", "valid", "cohort", "test")
+    manifests = [data / f"{role}.json" for role in roles]
+    manifests = [path for path in manifests if path.exists()]
     path = data / "split.json"
     split = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     tested = speech.tested()
@@ -253,7 +256,8 @@ def conditions(recipe, folder: Path, data: Path, speech: Speech, draws: int) -> 
     single = all(len(found) == 1 and None not in found for found in sessions.values())
     trained = {"checkpoint": speech.test.checkpoint[:16]}
     return {
-        "split_hash": split_hash(*(path for path in manifests if path.exists())),
+        "data": data_conditions(*manifests),
+        "split_hash": split_hash(*manifests),
         "split_seed": split.get("split_seed"),
         "inner_split": split.get("inner_split"),
         "num_train_speakers": len(set(speech.speakers(speech.cohort.ids))),

@@ -15,7 +15,7 @@ from speechbrain_ext.data.manifest import ManifestError, Utterance, read_manifes
 from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.data.speaker_loader import speaker_loader
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.tasks import settings
+from speechbrain_ext.resume.changes import HARMLESS
 from speechbrain_ext.tasks.brain import brain_of
 from speechbrain_ext.tasks.initialize import load_initial_weights
 from speechbrain_ext.tasks.settings import (
@@ -43,20 +43,19 @@ __all__ = [
     "train",
 ]
 
-#: Keys that may change between two runs in one experiment folder.
-HARMLESS = settings.HARMLESS
-
 #: Files of the experiment folder that `make_brain` reads.
 EXPERIMENT_FILES = ("speakers.json",)
 
 
-def train(recipe: Recipe) -> SpeakerBrain:
+def train(recipe: Recipe, *, force_resume: bool = False) -> SpeakerBrain:
     """Train an encoder as its recipe says; goes on where an earlier run stopped.
 
     Arguments
     ---------
     recipe : Recipe
         Of ``recipes/speaker``; see ``ecapa_mini.yaml`` for the keys.
+    force_resume : bool
+        See `carry_out`.
 
     Returns
     -------
@@ -69,7 +68,7 @@ def train(recipe: Recipe) -> SpeakerBrain:
     ManifestError, UserError, DivergenceError
         See `carry_out`.
     """
-    return carry_out(recipe, sys.modules[__name__])
+    return carry_out(recipe, sys.modules[__name__], force_resume=force_resume)
 
 
 def make_brain(recipe: Recipe) -> SpeakerBrain:

@@ -9,6 +9,7 @@ their own so that a training that is started again never resumes from them.
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import torch
@@ -41,6 +42,11 @@ def save_average(save_folder: Path, encoder: torch.nn.Module, meta: dict) -> Non
     """Write the encoder's weights as those of the result; verified, whole or not."""
     checkpointer = VerifiedCheckpointer(save_folder / AVERAGED, {"encoder": encoder})
     checkpointer.save_and_keep_only(meta=meta)
+
+
+def forget_average(save_folder: Path) -> None:
+    """Remove the averaged weights: training goes on, they are not its result."""
+    shutil.rmtree(save_folder / AVERAGED, ignore_errors=True)
 
 
 def load_encoder(

@@ -1,19 +1,25 @@
-"""Trained models, loaded in a line."""
+"""`SpeakerVerifier`: embeddings of speech, and whether two are of one speaker."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from speechbrain_ext.data.audio import AudioError
 from speechbrain_ext.data.recording import load_recording, usable_samples
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.inference.folder import DECISION, ExportFolder, is_export
+from speechbrain_ext.inference.source import find_folder
+from speechbrain_ext.sharing.weights import read_weights
+from speechbrain_ext.tasks.experiment import usable_device
 from speechbrain_ext.tasks.speaker.decision import Decision, Threshold
-
-if TYPE_CHECKING:
-    from speechbrain_ext.tasks.speaker.embedder import Embedder
+from speechbrain_ext.tasks.speaker.decision_state import KeptDecision
+from speechbrain_ext.tasks.speaker.embed import load_embedder
+from speechbrain_ext.tasks.speaker.embedder import Embedder
 
 
 class Verification(NamedTuple):
@@ -64,29 +70,44 @@ class SpeakerVerifier:
         device: str | None = None,
         backend: str = "chosen",
         trim=None,
+        revision: str | None = None,
+        allow: Iterable[str] = (),
     ) -> SpeakerVerifier:
         """Load a verifier from where a model was left.
 
         Arguments
         ---------
         source : str or PathLike
-            An experiment folder.
+            An export folder, an experiment, or ``user/repo`` on the Hugging Face Hub.
         device : str or None
             Where to compute; None: on a GPU if there is one.
         backend : {"chosen", "cosine"}
             Score as scoring the experiment has chosen, or by raw cosine.
         trim : Callable or None
             See `SpeakerVerifier`.
+        revision : str or None
+            Branch, tag or commit on the Hub.
+        allow : Iterable of str
+            Names that the recipe in an export folder may build beyond the list.
 
         Raises
         ------
         UserError
-            If there is no trained encoder in it.
+            If there is no trained encoder, or it is damaged.
         """
-        from speechbrain_ext.tasks.speaker.embed import load_embedder
-
-        embedder = load_embedder(source, device)
-        return cls(embedder, Decision(source, embedder.checkpoint, backend), trim)
+        folder = find_folder(source, revision=revision)
+        embedder = open_embedder(folder, device, allow=allow)
+        if not is_export(folder):
+            return cls(embedder, Decision(folder, embedder.checkpoint, backend), trim)
+        kept = ExportFolder.open(folder, "speaker")
+        decision = KeptDecision(
+            folder,
+            kept.config.get("decision"),
+            lambda: read_weights(kept.file(DECISION)),
+            embedder.checkpoint,
+            backend,
+        )
+        return cls(embedder, decision, trim)
 
     @property
     def sample_rate(self) -> int:
@@ -199,3 +220,39 @@ class SpeakerVerifier:
         threshold = self.threshold(far)
         score = self.score(self.encode_file(one), self.encode_file(other))
         return Verification(score, score >= threshold.value, threshold)
+
+
+def open_embedder(
+    folder: Path,
+    device: str | None = None,
+    *,
+    allow: Iterable[str] = (),
+    **settings,
+) -> Embedder:
+    """Load the encoder of an export folder or of an experiment.
+
+    Arguments
+    ---------
+    folder : Path
+        Which of both is found out.
+    device : str or None
+        Where to compute; None: on a GPU if there is one.
+    allow : Iterable of str
+        See `SpeakerVerifier.from_hparams`.
+    **settings
+        For `Embedder`.
+
+    Raises
+    ------
+    UserError
+        If there is no trained encoder, or it is damaged.
+    """
+    if not is_export(folder):
+        return load_embedder(folder, device, **settings)
+    device = usable_device(device)
+    kept = ExportFolder.open(folder, "speaker")
+    encoder = kept.load_model(device, allow)
+    checkpoint = str(kept.config.get("checkpoint_sha256", ""))
+    return Embedder(
+        encoder, kept.config["sample_rate"], checkpoint, device=device, **settings
+    )

@@ -1,0 +1,96 @@
+"""Where a model comes from: a folder here, or a repository of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.inference.folder import READ_FILES
+
+#: ``user/repo`` as the Hub allows it.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.A)
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a text can be the name of a repository on the Hub.
+
+    Example
+    -------
+    >>> is_hub_name("user/repo"), is_hub_name("/exp/mine"), is_hub_name("a/b/c")
+    (True, False, False)
+    """
+    return _HUB_NAME.fullmatch(source) is not None and ".." not in source
+
+
+def find_folder(source: str | os.PathLike, *, revision: str | None = None) -> Path:
+    """Return the folder that a user means; one of the Hub is downloaded.
+
+    Arguments
+    ---------
+    source : str or PathLike
+        A folder, or ``user/repo``: that is asked for only if there is no such folder,
+        and no folder ``user`` here either. Of a repository only the files that are read
+        are downloaded: JSON, YAML and safetensors.
+    revision : str or None
+        Branch, tag or commit of the repository.
+
+    Raises
+    ------
+    UserError
+        If there is nothing, huggingface_hub is not installed, or the Hub refuses.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if revision is not None:
+            raise UserError(f"{source} is a folder here, so it has no revision")
+        return path
+    if path.exists():
+        raise UserError(f"{source} is a file; give the folder that it lies in")
+    name = str(source)
+    if not is_hub_name(name):
+        raise UserError(
+            f"{name}: no such folder, and no name of the Hugging Face Hub (user/repo)"
+        )
+    if path.parent.is_dir():
+        raise UserError(
+            f"{name}: no such folder; {path.parent} is a folder here, so the name is "
+            "not looked for on the Hugging Face Hub"
+        )
+    return _download(name, revision)
+
+
+def import_hub(who: str):
+    """Import huggingface_hub.
+
+    Raises
+    ------
+    UserError
+        If it is not installed; ``who`` begins the message.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            f"{who}: the Hugging Face Hub needs huggingface_hub; install it with: pip "
+            "install 'speechbrain-ext[hub]'"
+        ) from error
+    return huggingface_hub
+
+
+def _download(name: str, revision: str | None) -> Path:
+    hub = import_hub(f"{name}: no such folder here")
+    try:
+        found = hub.snapshot_download(
+            name, revision=revision, allow_patterns=list(READ_FILES)
+        )
+    # Its errors are of several packages: of its own, of the client, of the system.
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        at = f" at revision {revision}" if revision else ""
+        raise UserError(
+            f"{name}: no such folder here, and from the Hugging Face Hub it can't be "
+            f"had{at}: {first}"
+        ) from error
+    return Path(found)

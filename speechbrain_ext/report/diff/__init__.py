@@ -1,0 +1,1 @@
+"""Two experiments, recipes or results side by side."""

@@ -1,0 +1,1 @@
+"""Which recipes, experiments and results are here."""

@@ -1,0 +1,93 @@
+"""An export folder goes to the Hugging Face Hub: thin, private, and only when told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from speechbrain_ext.errors import UserError, WorkError
+from speechbrain_ext.inference.source import import_hub, is_hub_name
+from speechbrain_ext.sharing.export.readme import FILE_NAMES
+
+
+def check_target(name: str) -> None:
+    """Find out early whether a folder could be uploaded under a name.
+
+    Raises
+    ------
+    UserError
+        If it is no name of the Hub, or huggingface_hub is not installed.
+    """
+    if not is_hub_name(name):
+        raise UserError(f"export: --push_to_hub takes USER/REPO, got {name!r}")
+    import_hub("export: --push_to_hub")
+
+
+def push(
+    folder: Path,
+    name: str,
+    *,
+    public: bool = False,
+    log: Callable[[str], None] = print,
+) -> str:
+    """Upload an export folder; a repository that is not there is made.
+
+    Whoever is logged in by huggingface_hub uploads; nothing is asked here.
+
+    Arguments
+    ---------
+    folder : Path
+        That `export` wrote.
+    name : str
+        ``user/repo``.
+    public : bool
+        For everybody to see; else the repository must be private.
+    log : Callable
+        Gets one line of text at a time.
+
+    Returns
+    -------
+    str
+        The address.
+
+    Raises
+    ------
+    UserError
+        If the repository is public already and ``public`` was not asked for.
+    WorkError
+        If the Hub refuses; the folder stays as it is.
+    """
+    hub = import_hub("export: --push_to_hub")
+    files = [path for path in sorted(folder.iterdir()) if path.name in FILE_NAMES]
+    size = sum(path.stat().st_size for path in files)
+    kind = "public" if public else "private"
+    log(f"push: {len(files)} files, {size / 1e6:.1f} MB, to {name} ({kind}):")
+    log(f"  {', '.join(path.name for path in files)}")
+    api = hub.HfApi()
+    try:
+        api.create_repo(name, private=not public, exist_ok=True)
+        seen_by_all = not api.repo_info(name).private
+        if not (seen_by_all and not public):
+            done = api.upload_folder(
+                repo_id=name,
+                folder_path=str(folder),
+                allow_patterns=[path.name for path in files],
+                # What an earlier export left there would be taken for this one's.
+                delete_patterns=list(FILE_NAMES),
+                commit_message="Export by speechbrain-ext",
+            )
+    # Errors of the package, of its client, of the network; all are the Hub's answer.
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WorkError(
+            f"export: {name} was not uploaded: {first}\n  {folder} is whole. Next: log "
+            "in (hf auth login), or look at the name; then the same command again"
+        ) from error
+    if seen_by_all and not public:
+        raise UserError(
+            f"export: {name} is there and public, so nothing was uploaded\n  Next: add "
+            "--public if everybody may see it, or give another name"
+        )
+    address = f"https://huggingface.co/{name}"
+    log(f"push: {address} ({getattr(done, 'oid', None) or 'no commit told'})")
+    return address

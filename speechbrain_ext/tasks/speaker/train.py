@@ -230,6 +230,12 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
         faults.append(
             f"speeds must begin with 1.0, all > 0 and different; got {speeds}"
         )
+    for folder, prob in (("noise_folder", "noise_prob"), ("rir_folder", "reverb_prob")):
+        if hparams.get(folder) and not hparams.get(prob, 1):
+            faults.append(
+                f"{folder} {hparams[folder]}: nothing would be taken from it, since "
+                f"{prob} is 0; give --{prob}=0.5, or no folder"
+            )
     if world_size() > 1 and runs_on_cpu(run_opts):
         faults.append(
             f"{world_size()} processes need as many GPUs: torch can't share the "

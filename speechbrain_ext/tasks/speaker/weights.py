@@ -1,9 +1,10 @@
 """Which weights of an experiment are its result, and how to get them.
 
 In this order: averaged weights (``save/averaged/CKPT+...``, a checkpoint of the encoder
-alone, written when training has ended), else the checkpoint in ``save`` with the lowest
-valid EER, and of equal ones the lowest valid loss. Averaged weights have a folder of
-their own so that a training that is started again never resumes from them.
+alone, written when training has ended), else the checkpoint in ``save`` that lost the
+fewest valid utterances to NaN, of these the one with the lowest valid EER, and then
+loss. Averaged weights have a folder of their own so that a training that is started
+again never resumes from them.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from speechbrain_ext.files import sha256_file
 AVERAGED = "averaged"
 
 
-def valid_rank(checkpoint: Checkpoint) -> tuple[float, float]:
-    """Rank a checkpoint by valid EER, then loss; what is not finite comes last."""
-    found = (checkpoint.meta.get("eer"), checkpoint.meta.get("loss"))
+def valid_rank(checkpoint: Checkpoint) -> tuple[float, float, float]:
+    """Rank a checkpoint by valid EER, then loss; what is not finite comes last.
+
+    Before all by the number of utterances that have no finite embedding: they are not
+    in the EER, which would be the better the more of them there are.
+    """
+    meta = checkpoint.meta
     return tuple(
         -value if value is not None and math.isfinite(value) else -math.inf
-        for value in found
+        for value in (meta.get("nonfinite", 0), meta.get("eer"), meta.get("loss"))
     )
 
 

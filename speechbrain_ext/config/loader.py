@@ -127,13 +127,15 @@ def plan_recipe(
     optional: Iterable[str] = (),
     open_inputs: bool = False,
     fragment: bool = False,
+    only_read: bool = False,
 ) -> Plan:
     """Read a recipe and check all that can be checked without importing torch.
 
     Takes `load_recipe`'s arguments; never raises for what is in them, all faults are in
     the plan. With ``open_inputs`` placeholders may stay open: the recipe is looked at
     without its data. With ``fragment`` the file may be one object, as what an
-    ``!include:`` names.
+    ``!include:`` names. With ``only_read`` it may name what it wants: it will be
+    compared or shown, and never be built.
     """
     plan = Plan(shown(path), Path(path))
     try:
@@ -142,7 +144,8 @@ def plan_recipe(
         plan.root = read_source(plan.path, plan.name, plan.faults)
         if plan.root is not None and plan.root.tag and fragment:
             plan.root = _below_a_key(plan.root)
-        _plan(plan, chosen, (required, optional), open_inputs, allowed)
+        checked = None if only_read else allowed
+        _plan(plan, chosen, (required, optional), open_inputs, checked)
     except RecursionError:
         plan.faults.add(Where(plan.name), "references or values nested too deeply")
     except TooManyFaultsError:
@@ -160,7 +163,11 @@ def _overrides(plan: Plan, overrides, presets, run_opts) -> list[Override]:
 
 
 def _plan(
-    plan: Plan, chosen: list[Override], keys, open_inputs: bool, allowed: AllowList
+    plan: Plan,
+    chosen: list[Override],
+    keys,
+    open_inputs: bool,
+    allowed: AllowList | None,
 ) -> None:
     faults, root = plan.faults, plan.root
     if root is None:
@@ -175,17 +182,23 @@ def _plan(
     plan.resolver = Resolver(root, faults)
     check_references(root, plan.resolver, faults, open_inputs=open_inputs)
     includes.check_passed(plan.resolver)
-    plan.guard = Guard(root, plan.resolver, plan.path, allowed)
-    plan.guard.check_text(faults)
+    if allowed is not None:
+        plan.guard = Guard(root, plan.resolver, plan.path, allowed)
+        plan.guard.check_text(faults)
+        _explain_experiment(plan)
+    plan.keys = _task_keys(root, *keys, faults)
+    check_keys(root, plan.keys, faults, plan.name)
+
+
+def _explain_experiment(plan: Plan) -> None:
+    """Say how names are allowed for an experiment, whose stages take no --allow."""
     if plan.guard.names_refused and plan.path.name == RECIPE_FILE:
-        faults.add(
+        plan.faults.add(
             Where(plan.name),
             "belongs to an experiment for which nobody here allowed these names; to "
             "allow them for all its stages: speechbrain-ext check --remember "
             f"{plan.name} --allow NAME",
         )
-    plan.keys = _task_keys(root, *keys, faults)
-    check_keys(root, plan.keys, faults, plan.name)
 
 
 def _below_a_key(root: Node) -> Node:

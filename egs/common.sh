@@ -22,6 +22,8 @@ declare -A opt=() given=() option_type=() option_default=() option_help=()
 declare -A stage_help=()
 option_names=() stage_numbers=() stage_names=()
 arguments=() selection=() overrides=() plan=() device=() resume=()
+# shellcheck disable=SC2034 # filled by --allow NAME, for the words of the recipe
+allow=()
 about_text=""
 python=""
 
@@ -63,6 +65,7 @@ common_options() { # those of every recipe; a run.sh may declare one again to ch
   option recipe "yaml:TASK/NAME" "" "recipes/TASK/NAME.yaml, a path to a YAML file, or a bundle (.zip)"
   option trust_code text:SHA256 "" "of a bundle: run the scripts that it carries, if they are these"
   option preset list:NAME "" "hparams/presets/NAME.yaml on top of it; repeatable"
+  option allow list:NAME "" "let the recipe name this too: my.Net, my.models.*; repeatable"
   option corpus text:NAME "" "where the speech comes from"
   option data_folder path:DIR "" "folder with your recordings, or with the corpus"
   option datadir path:DIR "" "folder of the manifests (default: data/<corpus>)"

@@ -14,6 +14,10 @@ from speechbrain_ext.errors import exits_cleanly
 #: command name -> ("module:attribute", one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("speechbrain_ext.config.lint:check", "everything wrong with a recipe"),
+    "inspect": (
+        "speechbrain_ext.config.inspect_command:inspect",
+        "what a recipe would import, build, read and write",
+    ),
     "doctor": ("speechbrain_ext.report.doctor:doctor", "is this training healthy?"),
     "analyze-nan": (
         "speechbrain_ext.brain.forensics.analyze:analyze_nan",

@@ -76,7 +76,7 @@ done
 if is_given split_seed; then split_options+=("--seed=${opt[split_seed]}"); fi
 if is_given init_from; then overrides+=("--init_from=${opt[init_from]}"); fi
 recipe_words=(
-  "$recipe_yaml" "${presets[@]+"${presets[@]}"}"
+  "$recipe_yaml" "${presets[@]+"${presets[@]}"}" "${allow[@]+"${allow[@]/#/--allow=}"}"
   "--train_manifest=$datadir/train.json"
   "--valid_manifest=$datadir/valid.json"
   "--output_folder=$expdir"

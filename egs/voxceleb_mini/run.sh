@@ -125,7 +125,7 @@ split_options=("${words[@]}")
 words=()
 given_of noise_folder rir_folder init_from
 recipe_words=(
-  "$recipe_yaml" "${presets[@]+"${presets[@]}"}"
+  "$recipe_yaml" "${presets[@]+"${presets[@]}"}" "${allow[@]+"${allow[@]/#/--allow=}"}"
   "--train_manifest=$splitdir/train.json"
   "--valid_manifest=$splitdir/valid.json"
   "--output_folder=$expdir"

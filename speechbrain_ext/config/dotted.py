@@ -49,7 +49,7 @@ def settings_of(path: str | os.PathLike) -> dict[str, str]:
     ConfigError
         If the recipe has faults.
     """
-    plan = plan_recipe(path, open_inputs=True)
+    plan = plan_recipe(path, open_inputs=True, only_read=True)
     plan.raise_faults()
     inputs = {
         dotted(where): _example(node)
@@ -57,7 +57,7 @@ def settings_of(path: str | os.PathLike) -> dict[str, str]:
         if node.tag == "!PLACEHOLDER"
     }
     if inputs:
-        plan = plan_recipe(path, inputs)
+        plan = plan_recipe(path, inputs, only_read=True)
         plan.raise_faults()
     values = text_settings(flatten(plan.root, plan.resolver), plan.name)
     return {**values, **{key: "(open)" for key in inputs if key in values}}

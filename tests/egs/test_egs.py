@@ -101,7 +101,7 @@ def test_telugu_help_lists_stages_and_options(telugu):
         assert f"  {line}" in out
     for option in (
         "stage stop_stage force dry_run ngpu nj recipe preset tag expdir data_folder "
-        "corpus help datadir python"
+        "corpus help datadir python allow"
     ).split():
         assert f"  --{option}" in out
 
@@ -146,6 +146,26 @@ def test_telugu_dry_run_names_each_command(telugu, tmp_path):
     assert lines[2].endswith("--device=cuda")
     assert f"evaluate.py {exp} --test_manifest={tmp_path}/d/test.json" in lines[3]
     assert not exp.exists()
+
+
+@pytest.mark.parametrize("stage", ["data", "report"])
+def test_a_recipe_that_is_refused_stops_before_anything_runs(telugu, tmp_path, stage):
+    canary, exp = tmp_path / "canary", tmp_path / "exp"
+    recipe = tmp_path / "own.yaml"
+    run = f"!apply:os.system [touch {canary}]"
+    recipe.write_text(f"{OWN_RECIPE}bag: !new:collections.Counter\nrun: {run}\n")
+    words = ["--recipe", "own.yaml", "--expdir", exp, "--datadir", tmp_path / "d"]
+    code, out, err = telugu(*words, "--stage", stage)
+    assert code == 2
+    assert "line 5  !apply:os.system: refused, it runs commands" in err
+    assert "Stage" not in out
+    for path in (canary, exp, tmp_path / "d"):
+        assert not path.exists()
+    allowed = ["--allow", "os.system", "--allow=collections.Counter"]
+    code, out, err = telugu(*words, *allowed, "--dry_run")
+    assert code == 0, err
+    assert "--allow=os.system --allow=collections.Counter" in commands_of(out)[2]
+    assert not canary.exists()
 
 
 # --- egs/voxceleb_mini -------------------------------------------------------------

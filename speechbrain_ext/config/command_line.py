@@ -28,6 +28,13 @@ USAGE = """usage: {program} RECIPE.yaml [--preset NAME ...] [--key=value ...] [o
   --allow NAME     let the recipe name this too: my.Net, or my.models.* for all below
   options          SpeechBrain's run options: --device cpu, --debug, ..."""
 
+#: how click leaves what follows a command's own options to us
+LEFT_TO_US = {
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+    "help_option_names": ["-h", "--help"],
+}
+
 
 @dataclass(frozen=True)
 class Override:

@@ -42,7 +42,8 @@ def settings_of(path: str | os.PathLike) -> dict[str, str]:
     """Read a recipe, or the ``hyperparams.yaml`` of an experiment, as dotted values.
 
     Includes are expanded and references rewritten from the root, so a recipe and what
-    it was resolved to are the same. Inputs may still be open. Nothing is imported.
+    it was resolved to are the same. Inputs may still be open. Nothing is
+    imported or built, so the names in it may be any.
 
     Raises
     ------

@@ -6,19 +6,12 @@ import json
 
 import click
 
-from .command_line import split_command_line
+from .command_line import LEFT_TO_US, split_command_line
 from .faults import ConfigError, Faults
 from .inspection import inspect_recipe
 
 
-@click.command(
-    "inspect",
-    context_settings={
-        "ignore_unknown_options": True,
-        "allow_interspersed_args": False,
-        "help_option_names": ["-h", "--help"],
-    },
-)
+@click.command("inspect", context_settings=LEFT_TO_US)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument(
     "words", nargs=-1, type=click.UNPROCESSED, metavar="RECIPE [--key=v ...]"

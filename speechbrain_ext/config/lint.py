@@ -13,7 +13,7 @@ from speechbrain_ext.errors import UserError
 
 from .allowlist.memory import RECIPE_FILE
 from .allowlist.memory import remember as keep_allowed
-from .command_line import split_command_line
+from .command_line import LEFT_TO_US, split_command_line
 from .faults import ConfigError, Fault, Faults, shown
 from .loader import Plan, plan_recipe
 from .tree import walk
@@ -80,14 +80,7 @@ def summary(plan: Plan, *, signatures: bool) -> str:
     return line + (f"; not checked: {', '.join(left_out)}" if left_out else "")
 
 
-@click.command(
-    "check",
-    context_settings={
-        "ignore_unknown_options": True,
-        "allow_interspersed_args": False,
-        "help_option_names": ["-h", "--help"],
-    },
-)
+@click.command("check", context_settings=LEFT_TO_US)
 @click.option("--static", is_flag=True, help="Without imports: no signatures, < 1 s.")
 @click.option(
     "--remember",

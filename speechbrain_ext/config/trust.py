@@ -40,6 +40,7 @@ class Guard:
         self, root: Node, resolver: Resolver, recipe: Path, allowed: AllowList
     ):
         self.root = root
+        self.resolver = resolver
         self.allowed = allowed
         self.places = Places(root, recipe)
         # Loading can't call what stands at the top and what nothing refers to.
@@ -68,9 +69,14 @@ class Guard:
                 self.names_refused = True
                 self.faults.add(node.where, f"{node.tag}: {fault}")
         task = self.root.value.get("task")
-        if task is not None and task.tag == "" and isinstance(task.value, str):
-            if fault := self.allowed.text_fault("task", task.value):
-                self.faults.add(task.where, f"task: {task.value}: {fault}")
+        if task is not None:
+            found = self.resolver.resolve(task)
+            name = found.value if found.kind == "scalar" else None
+            fault = "must be the name of a module"
+            if isinstance(name, str):
+                fault = self.allowed.text_fault("task", name)
+            if fault and found.kind != "broken":
+                self.faults.add(task.where, f"task: {name}: {fault}")
         self.places.check(self.faults)
 
     def text_fault(self, node: Node, *, hint: bool = False) -> str | None:

@@ -284,7 +284,7 @@ yaml_names() { # the YAML files of a folder and of its folders, by name
 unpack_bundle() { # FILE -> bundle
   local words=("$1" "--below=exp/.bundles")
   if is_given trust_code; then words+=("--trust_code=${opt[trust_code]}"); fi
-  if is_given allow; then words+=("--allow=${opt[allow]}"); fi
+  words+=("${allow[@]+"${allow[@]/#/--allow=}"}")
   bundle=$(PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} "$python" -m speechbrain_ext unpack "${words[@]}") ||
     exit $?
 }

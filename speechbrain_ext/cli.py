@@ -14,10 +14,6 @@ from speechbrain_ext.errors import exits_cleanly
 #: command name -> ("module:attribute", one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("speechbrain_ext.config.lint:check", "everything wrong with a recipe"),
-    "inspect": (
-        "speechbrain_ext.config.inspect_command:inspect",
-        "what a recipe would import, build, read and write",
-    ),
     "doctor": ("speechbrain_ext.report.doctor:doctor", "is this training healthy?"),
     "analyze-nan": (
         "speechbrain_ext.brain.forensics.analyze:analyze_nan",
@@ -73,7 +69,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "inspect": (
         "speechbrain_ext.sharing.bundle.commands:inspect",
-        "what a bundle holds, and what loading it would do",
+        "what loading a recipe or a bundle would do",
     ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
     "bench": (

@@ -21,6 +21,7 @@ from tests.acceptance import (
     codec,
     fuzz,
     fuzz_bundle,
+    sharing,
     speaker,
     speaker_safety,
 )
@@ -39,6 +40,7 @@ PARTS: dict[str, Callable[[], dict]] = {
     ),
     "fuzz_bundle": fuzz_bundle.unpack,
     "fuzz_loader": fuzz.loader,
+    "sharing": sharing.sharing,
     "speaker": speaker.speaker,
     "speaker_ablation": speaker.ablation,
     "speaker_bf16": speaker_safety.bf16,

@@ -108,7 +108,8 @@ def _wrong_homes() -> list[str]:
             try:
                 thing = locate(name)
             except ImportError as error:
-                if "Please install" not in str(error) and "No module" not in str(error):
+                missing = ("please install", "no module", "failed to import")
+                if not any(words in str(error).lower() for words in missing):
                     wrong.append(f"{name}: {error}")
                 continue
             if fault := allowed.object_fault(tag, name, thing):

@@ -276,6 +276,18 @@ def test_what_was_allowed_is_remembered_for_the_experiment_only(project, home):
     assert not (moved.parent / "allow.json").exists()
 
 
+def test_the_stages_after_training_know_what_was_allowed(project, home):
+    from speechbrain_ext.tasks.conditions import trained_recipe
+
+    folder = project.folder / "exp" / "a"
+    text = "output_folder: exp/a\nbag: !new:collections.Counter {a: 1}\n"
+    project.write("exp/a/hyperparams.yaml", text)
+    with pytest.raises(ConfigError):
+        trained_recipe(folder, "evaluate")
+    remember(folder, ["collections.Counter"])
+    assert trained_recipe(folder, "evaluate").allow == ("collections.Counter",)
+
+
 @pytest.mark.parametrize(
     "forged",
     [

@@ -236,7 +236,7 @@ WATCH = Watch()
 
 
 @hypothesis.settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )

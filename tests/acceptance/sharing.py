@@ -104,7 +104,7 @@ def exported(experiment: Path, there: Path, data: str) -> list[Claim]:
 
 def failed(verified) -> list:
     """Checks that do not hold."""
-    return [check for check in verified.checks if check.ok is False]
+    return [check for check in verified.checks if check.verdict == "FAILED"]
 
 
 def hash_of(results: dict) -> str:

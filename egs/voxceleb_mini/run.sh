@@ -146,6 +146,7 @@ speech() { # what both stages of data read
 
 stage_data() {
   lives_in "$datadir"
+  needs local/data.py local/options.py # their defaults, too, decide what is made
   speech
   if [[ -z $data_folder ]]; then makes "$datadir/raw"; fi
   runs local/data.py "${source_options[@]}" "--nj=${opt[nj]}"
@@ -153,6 +154,7 @@ stage_data() {
 
 stage_prepare() {
   lives_in "$datadir/.prepare/$split" # each split is a stage of its own
+  needs local/prepare.py local/options.py
   speech
   if [[ -z $data_folder ]]; then needs "$datadir/raw"; fi
   makes "$datadir"/{wav,utterances.json,speakers.tsv,rejected.tsv} "$splitdir"

@@ -155,6 +155,10 @@ def _recomputed(results: dict[str, Any], folder: Path) -> Iterator[str]:
             expected = trial_figures(
                 scores, scored.labels, nan=nan, calibrated=bool(system["calibrated"])
             )
+            # Intervals are not drawn again, so why there is none is taken as it stands.
+            reason = found["not_measured"].get("eer_interval")
+            if reason is not None:
+                expected["not_measured"]["eer_interval"] = reason
             expected["per_source"] = source_figures(
                 scored, scores, known["sources"], nan=nan
             )

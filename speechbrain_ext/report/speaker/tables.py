@@ -116,6 +116,9 @@ def error_table(results: dict[str, Any]) -> Table:
         if figures["eer"] is None:
             return notes.mark(text, f"EER: {figures['not_measured']['eer']}")
         text += f" {interval(figures['eer_interval'])}"
+        if figures["eer_interval"] is None:
+            why = figures["not_measured"].get("eer_interval", "not known")
+            text = notes.mark(text, f"Interval not measured: {why}")
         missing = missing_note(figures, policy)
         return notes.mark(text, missing) if missing else text
 
@@ -133,14 +136,20 @@ def error_table(results: dict[str, Any]) -> Table:
 
 def _interval_note(results: dict[str, Any]) -> str:
     conditions = results["conditions"]
+    brackets = (
+        f"Brackets: 95 % interval over {conditions.get('num_test_speakers')} test "
+        "speakers, drawn with replacement "
+        f"{conditions.get('bootstrap_draws')} times; a difference inside it is not "
+        "established. "
+    )
+    lists = chosen_system(results)["lists"].values()
+    if not any(figures["eer_interval"] for figures in lists):
+        brackets = ""
     return (
         f"Marked: {chosen_system(results)['label']}: {results['backend']['reason']}; "
-        "these trials have no say in it. Brackets: 95 % "
-        f"interval over {conditions.get('num_test_speakers')} test speakers, drawn "
-        f"with replacement {conditions.get('bootstrap_draws')} times; a difference "
-        "inside it is not established. Channel only: mean and deviation of the "
-        "log-mels over time, no training; what it gets right, the microphone gives "
-        "away."
+        f"these trials have no say in it. {brackets}Channel only: mean and deviation "
+        "of the log-mels over time, no training; what it gets right, the microphone "
+        "gives away."
     )
 
 

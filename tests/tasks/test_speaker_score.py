@@ -123,21 +123,25 @@ def with_sources(data, source_of):
 
 
 @pytest.mark.parametrize(
-    ("source_of", "is_said"),
+    ("source_of", "said"),
     [
         # One of six was recorded twice: the others' channel is still given away.
-        (lambda u: u.utt_id[-1] if u.spk_id == "test00" else "room", True),
-        (lambda u: u.utt_id[-1], False),
-        (lambda u: None, False),
+        (
+            lambda u: u.utt_id[-1] if u.spk_id == "test00" else "room",
+            "come from one source",
+        ),
+        (lambda u: u.utt_id[-1], None),
+        (lambda u: None, "nothing is known about the sessions"),
+        (lambda u: "room" if u.spk_id == "test00" else None, "nothing is known"),
     ],
 )
-def test_a_shared_channel_is_warned_of_where_most_speakers_have_one(
-    tmp_path, source_of, is_said
+def test_a_shared_channel_is_warned_of_where_most_speakers_may_have_one(
+    tmp_path, source_of, said
 ):
     exp, data = make_split(tmp_path)
     with_sources(data, source_of)
-    conditions = score(exp, data, draws=1)["conditions"]
-    assert (conditions["caveat"] is not None) == is_said
+    caveat = score(exp, data, draws=1)["conditions"]["caveat"]
+    assert caveat is None if said is None else said in caveat
 
 
 def test_calibrated_scores_are_ratios_and_rank_as_before(clean, tmp_path):
@@ -333,6 +337,18 @@ def test_kept_results_make_one_page_of_all_runs(clean, tmp_path):
     text = render_collection(tmp_path)
     assert "Runs: 2; splits of the speakers: 1." in text
     assert f"{100 * eers(clean[2])['cosine']:.2f} ± 0.00" in text
+
+
+def test_with_few_test_speakers_intervals_are_not_measured_and_the_page_says_why(
+    tmp_path,
+):
+    results = score(*make_split(tmp_path, test=3), draws=9)
+    for system in results["systems"]:
+        assert system["lists"]["main"]["eer_interval"] is None
+    text = render_markdown(results)
+    assert "[--] [1]" in text
+    assert "[1] Interval not measured: 3 test speakers; 6 are needed." in text
+    assert "Brackets" not in text
 
 
 def test_report_shows_every_system_with_its_interval(clean):

@@ -13,8 +13,9 @@ from speechbrain_ext.report.speaker.collection import (
     render_speaker_collection,
 )
 from speechbrain_ext.report.speaker.plots import plot_det, plot_histograms
-from speechbrain_ext.report.speaker.score_file import read_any_scores, score
+from speechbrain_ext.report.speaker.score_file import score
 from speechbrain_ext.scoring.figures import name_errors, source_figures, trial_figures
+from speechbrain_ext.scoring.score_files import read_any_scores
 from speechbrain_ext.scoring.trials import Trials, write_scores
 
 
@@ -169,7 +170,7 @@ def test_a_score_file_of_any_toolkit_gives_the_same_figures(tmp_path, kind):
         path.write_text("".join(f"{s!s} {int(k)}\n" for s, k in rows))
     else:
         write_scores(path, Trials(labels, index, index[::-1].copy(), names), scores)
-    found, kinds, _ = read_any_scores(path)
+    found, kinds, *_ = read_any_scores(path)
     np.testing.assert_array_equal(found, scores)
     np.testing.assert_array_equal(kinds, labels)
     plots = tmp_path / "plots"
@@ -194,15 +195,43 @@ def test_a_score_file_with_nan_ends_with_1_and_names_it(tmp_path, capsys):
     assert (
         run(score, [str(path), "--nan_trials=filter", "--max_nan_trials=1"], "s") == 0
     )
-    assert "filtered: 1 of 4 trials left out" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.count("filtered: 1 of 4 trials left out, as many toolkits do") == 1
+    assert "[1] filtered" in shown
+    assert run(score, [str(path), "--nan_trials=filter"], "score") == 1
+    assert "--nan_trials=filter --max_nan_trials=1" in capsys.readouterr().err
+
+
+def test_footnotes_are_referenced_and_the_heading_is_one_line(tmp_path, capsys):
+    path = tmp_path / "a_long_name_of_a_file_of_scores.txt"
+    path.write_text("0.5 1\n0.1 0\n")
+    assert run(score, [str(path)], "score") == 0
+    shown = capsys.readouterr().out
+    assert f"{path.name}: 1 targets, 1 others\n" in shown
+    notes = [line for line in shown.splitlines() if line.startswith("[")]
+    assert [note[:4] for note in notes] == ["[1] "]
+    assert any("[1]" in line and "Cllr" in line for line in shown.splitlines())
+
+
+def test_scores_with_the_wrong_sign_and_infinite_ones_are_told(tmp_path, capsys):
+    path = tmp_path / "scores.txt"
+    path.write_text("0.1 1\n-inf 1\n0.8 0\ninf 0\n0.9 0\n")
+    assert run(score, [str(path)], "score") == 0
+    shown = capsys.readouterr()
+    assert "Are these distances? --negate" in shown.err
+    assert "1 scores are +Inf and 1 -Inf" in shown.err
+    assert run(score, [str(path), "--negate"], "score") == 0
+    shown = capsys.readouterr()
+    assert "distances" not in shown.err
+    assert "0.00" in shown.out
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no target"),
+        ("", "holds no line with a score"),
         ("0.5 1\n0.2 2\nx 0\n", "line 2: 0.2 2"),
-        ("1 a b\n", "each line must be"),
+        ("1 a b\n", "--trials KEYFILE"),
         ("0.5 1\n", "no non-target"),
     ],
 )

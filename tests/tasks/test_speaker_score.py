@@ -195,7 +195,7 @@ def test_a_nan_is_an_error_named_and_ends_with_1(clean, tmp_path, value):
 def test_filtering_is_marked_in_every_table(tmp_path):
     exp, data, _ = broken(tmp_path)
     results = score(exp, data, draws=1, nan_trials="filter", max_nan_trials=35)
-    note = "filtered: 35 of 630 trials left out, the seed document's behaviour"
+    note = "filtered: 35 of 630 trials left out, as many toolkits do"
     chapters = render_markdown(results).split("\n## ")
     marked = [chapter.splitlines()[0] for chapter in chapters if note in chapter]
     for title in ("Equal error", "Detection costs", "Thresholds", "EER by source"):

@@ -1,5 +1,6 @@
 """Scores of embeddings: what is chosen, counted, named, refused; nothing improves."""
 
+import copy
 import dataclasses
 import json
 
@@ -337,6 +338,23 @@ def test_kept_results_make_one_page_of_all_runs(clean, tmp_path):
     text = render_collection(tmp_path)
     assert "Runs: 2; splits of the speakers: 1." in text
     assert f"{100 * eers(clean[2])['cosine']:.2f} ± 0.00" in text
+
+
+@pytest.mark.parametrize(
+    ("cost", "least", "said"),
+    [
+        (1.3, 1.2, "mislead more than no ratio"),
+        (0.4, 0.1, "0.100 would be possible"),
+        (0.15, 0.1, None),
+        (None, 0.1, None),
+    ],
+)
+def test_poor_calibration_is_told(clean, cost, least, said):
+    results = copy.deepcopy(clean[2])
+    chosen_system(results)["lists"]["main"].update(cllr=cost, min_cllr=least)
+    text = render_markdown(results)
+    assert ("Calibration is poor" in text) == (said is not None)
+    assert said is None or said in text
 
 
 def test_with_few_test_speakers_intervals_are_not_measured_and_the_page_says_why(

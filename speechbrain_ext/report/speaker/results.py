@@ -7,6 +7,7 @@ Beside what `report.results` says::
                   "chosen": bool, one of them is,
                   "calibrated": bool,
                   "settings": {...},
+                  "calibration": {"slope", "offset"}, if calibrated,
                   "lists": {"main": {**what trial_figures says,
                                      "eer_interval": [low, high],
                                      "per_source": what source_figures says},

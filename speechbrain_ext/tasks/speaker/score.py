@@ -163,6 +163,7 @@ def score(
                     "settings": system.settings,
                     "lists": figures,
                 }
+                | ({"calibration": system.calibration} if system.is_ratio else {})
             )
     most = max(f["nan_trials"] for entry in entries for f in entry["lists"].values())
     if nan_trials == "raise" and most:

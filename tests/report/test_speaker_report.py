@@ -1,8 +1,11 @@
 """Pictures, several runs side by side, ablations, and scores of other toolkits."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from speechbrain_ext.cli import run
@@ -117,6 +120,49 @@ def test_pictures_are_drawn_of_good_and_of_broken_scores(tmp_path):
     plot_histograms(panels, tmp_path / "b.png")
     for name in "ab":
         assert imread(tmp_path / f"{name}.png").std() > 0
+
+
+def axes_drawn(monkeypatch, tmp_path, draw):
+    """Run ``draw`` and return the axes of its figure."""
+    kept = []
+
+    @contextmanager
+    def open_figure(path, width, height):
+        kept.append(Figure((width, height)))
+        yield kept[-1]
+
+    monkeypatch.setattr(plots, "open_figure", open_figure)
+    draw(tmp_path / "x.png")
+    return kept[0].axes
+
+
+def test_without_an_error_the_dot_is_in_the_corner(monkeypatch, tmp_path):
+    labels = np.array([1, 1, 1, 0, 0, 0], bool)
+    curves = {"all": {"a": (labels + 0.0, labels)}}
+    (axes,) = axes_drawn(monkeypatch, tmp_path, lambda p: plot_det(curves, p))
+    dot = next(line for line in axes.lines if line.get_marker() == "o")
+    assert dot.get_xdata()[0] == axes.get_xlim()[0]
+    assert dot.get_ydata()[0] == axes.get_ylim()[0]
+
+
+def test_constant_scores_have_an_axis_that_can_be_read(monkeypatch, tmp_path):
+    labels = np.array([1, 0, 0, 0], bool)
+    panels = {"x": (np.full(4, 0.3), labels, [])}
+    (axes,) = axes_drawn(monkeypatch, tmp_path, lambda p: plot_histograms(panels, p))
+    low, high = axes.get_xlim()
+    assert high - low > 0.9
+    assert "share" in axes.get_ylabel()
+    assert max(bar.get_height() for bar in axes.patches) == 1
+
+
+def test_an_error_rate_that_is_never_finite_has_no_panel(monkeypatch, tmp_path):
+    rows = [{"epoch": 1, "train loss": 1.0, "valid eer": np.nan}]
+    monkeypatch.setattr(
+        plots, "draw_curves", lambda panels, *_: titles.extend(p.title for p in panels)
+    )
+    titles = []
+    plots.plot_training(rows, tmp_path / "x.png")
+    assert titles == ["loss"]
 
 
 def test_one_speaker_of_a_source_and_one_kind_of_trial_are_no_figures():

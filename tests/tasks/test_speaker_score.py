@@ -387,6 +387,7 @@ def test_report_shows_every_system_with_its_interval(clean):
         assert cell in text
         assert cell in page
     assert "Caveat: the recordings of a test speaker come from one source" in page
+    assert f"<title>Speaker verification: {exp.name}</title>" in page
     assert page.count("data:image/png;base64,") == 3
 
 

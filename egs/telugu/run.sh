@@ -129,12 +129,12 @@ stage_evaluate() {
 stage_report() {
   lives_in "$expdir"
   needs "$expdir/results.json" "$expdir/train_log.txt"
-  makes "$expdir/RESULTS.md" "$expdir/plots" "$expdir/report.html"
-  runs -m speechbrain_ext report "$expdir"
+  makes "$expdir/RESULTS.md" "$expdir/summary.txt" "$expdir/plots" "$expdir/report.html"
+  runs -m speechbrain_ext report "$expdir" --quiet
 }
 
 tell check "${recipe_words[@]}"
-tell show "$expdir/RESULTS.md"
+tell show "$expdir/summary.txt"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" \
   Reconstructions "$expdir/reconstructions" "To go on" "$expdir/run.sh"
 given[recipe]=1 given[corpus]=1

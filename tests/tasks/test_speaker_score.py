@@ -379,6 +379,10 @@ def test_report_shows_every_system_with_its_interval(clean):
     assert {path.name for path in (exp / "plots").iterdir()} == names
     text = (exp / "RESULTS.md").read_text()
     assert text == render_markdown(results)
+    summary = (exp / "summary.txt").read_text().splitlines()
+    assert len(summary) <= 16
+    assert summary[-1] == f"All tables: {exp / 'RESULTS.md'}"
+    assert summary[0].startswith("EER on the main list: ")
     page = (exp / "report.html").read_text()
     for system in results["systems"]:
         figures = system["lists"]["main"]

@@ -3,8 +3,8 @@
 In this order: averaged weights (``save/averaged/CKPT+...``, a checkpoint of the encoder
 alone, written when training has ended), else the checkpoint in ``save`` that lost the
 fewest valid utterances to NaN, of these the one with the lowest valid EER, and then
-loss. Averaged weights have a folder of their own so that a training that is started
-again never resumes from them.
+loss; else what a bundle brought along. Averaged weights have a folder of their own so
+that a training that is started again never resumes from them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
+from speechbrain_ext.tasks.packed import WEIGHTS, load_packed
 
 #: Below the save folder.
 AVERAGED = "averaged"
@@ -91,6 +92,16 @@ def load_encoder(
     if encoder is None:
         raise UserError(f"{folder} holds no speaker encoder, but another task")
     save_folder = Path(recipe.hparams["save_folder"])
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if packed := load_packed(encoder, folder, save_folder, "encoder"):
+        return encoder.to(device).eval(), {
+            "checkpoint": WEIGHTS,
+            "sha256": packed["sha256"],
+            "recipe": recipe,
+            "sample_rate": recipe.hparams["sample_rate"],
+            "epochs": packed["epochs"],
+            "valid_eer": packed["valid_eer"],
+        }
     averaged = averages(save_folder)
     if averaged:
         save_folder = save_folder / AVERAGED
@@ -114,7 +125,6 @@ def load_encoder(
             f"the checkpoints in {save_folder} were written within an epoch and have "
             "no valid EER yet; let training finish: ./run.sh --stage train"
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     meta = found.meta
     return encoder.to(device).eval(), {
         "checkpoint": str(found.path.relative_to(folder)),

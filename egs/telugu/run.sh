@@ -132,8 +132,8 @@ stage_evaluate() {
 stage_report() {
   lives_in "$expdir"
   needs "$expdir/results.json" "$expdir/train_log.txt"
-  makes "$expdir/RESULTS.md" "$expdir/plots" "$expdir/report.html"
-  runs -m speechbrain_ext report "$expdir"
+  makes "$expdir/RESULTS.md" "$expdir/summary.txt" "$expdir/plots" "$expdir/report.html"
+  runs -m speechbrain_ext report "$expdir" --quiet
 }
 
 stage_pack() {
@@ -144,7 +144,7 @@ stage_pack() {
 }
 
 tell check "${recipe_words[@]}"
-tell show "$expdir/RESULTS.md"
+tell show "$expdir/summary.txt"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" \
   Reconstructions "$expdir/reconstructions" \
   "To share" "$(bundle_of "$expdir")" "To go on" "$expdir/run.sh"

@@ -231,7 +231,7 @@ def test_voxceleb_mini_dry_run_names_each_command(voxceleb, tmp_path, checkout):
     assert lines[3].endswith("--device=cpu")
     assert f"score.py {exp} --data={data}/split3 --backend=auto" in lines[4]
     assert lines[4].endswith("--nan_trials=filter --max_nan_trials=2")
-    assert lines[5].endswith(f"-m speechbrain_ext report {exp}")
+    assert lines[5].endswith(f"-m speechbrain_ext report {exp} --quiet")
     assert lines[6].endswith(f"pack {exp} --output={exp}/exp.zip")
     assert not exp.exists()
     assert not data.exists()
@@ -245,7 +245,7 @@ def test_each_split_and_corpus_of_voxceleb_mini_is_an_experiment(voxceleb, check
         (["--corpus=debian", "--inner_split=4"], "ecapa_mini_debian_split1_inner4"),
     ):
         _, out, _ = voxceleb("--dry_run", *arguments)
-        assert commands_of(out)[5].endswith(f"report exp/{tag}")
+        assert commands_of(out)[5].endswith(f"report exp/{tag} --quiet")
 
 
 def test_auto_is_settled_once_and_an_experiment_keeps_its_voices(voxceleb, checkout):

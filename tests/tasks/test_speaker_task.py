@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from speechbrain_ext.tasks.speaker.averaging import WeightAverage
 from speechbrain_ext.tasks.speaker.brain import SpeakerBrain
 from speechbrain_ext.tasks.speaker.train import train
 from speechbrain_ext.tasks.speaker.validation import ValidScores, pieces_of
-from speechbrain_ext.tasks.speaker.weights import load_encoder
+from speechbrain_ext.tasks.speaker.weights import load_encoder, valid_rank
 from tests.tasks.test_codec_task import assert_same_weights
 from tests.tasks.test_codec_task import recipe as any_recipe
 from tests.tasks.voices import corpus
@@ -437,12 +438,31 @@ def test_validation_counts_as_the_formulas_say():
     right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
     assert stats["loss"] == pytest.approx((3 * right + wrong) / 4, rel=1e-6)
     assert stats["eer"] == 0.0
+    assert filled([0, 0, 1, 1], vectors, logits).why_no_eer() == ""
 
 
-@pytest.mark.parametrize("classes", [[0, 0], [0, 1], []])
-def test_an_eer_without_both_kinds_of_pairs_is_nan(classes):
+@pytest.mark.parametrize(
+    ("classes", "why"),
+    [
+        ([0, 0], "of one speaker"),
+        ([0, 1], "no speaker has two"),
+        ([], "no valid utterance"),
+    ],
+)
+def test_an_eer_without_both_kinds_of_pairs_is_nan_and_says_why(classes, why):
     rows = [[1.0, 0.0]] * len(classes)
-    assert math.isnan(filled(classes, rows, rows).stats(seed=1)["eer"])
+    scores = filled(classes, rows, rows)
+    assert math.isnan(scores.stats(seed=1)["eer"])
+    assert why in scores.why_no_eer()
+
+
+def test_without_an_eer_the_lowest_valid_loss_is_the_best():
+    losses = [2.0, math.nan, 1.0, 3.0]
+    found = [
+        SimpleNamespace(meta={"eer": math.nan, "loss": loss, "nonfinite": 0})
+        for loss in losses
+    ]
+    assert max(found, key=valid_rank).meta["loss"] == 1.0
 
 
 def test_what_is_not_finite_is_left_out():

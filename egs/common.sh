@@ -358,15 +358,20 @@ runs_on_gpus() { # the same under torchrun, if --ngpu asks for several
   tell command "$@"
 }
 
-# go EXPDIR [NAME...]: hand the plan over, with what was told of the whole (check, show,
-# look) and the options to be recalled. exec: signals shall reach the engine itself.
+# go EXPDIR ["NAME..."...]: hand the plan over, with what was told of the whole (check,
+# show, look, settle) and, each group in one word, the options to be recalled: a group is
+# remembered once its stages succeed with it. exec: signals shall reach the engine itself.
 go() {
-  local i name whole=("${plan[@]+"${plan[@]}"}")
+  local i name group names whole=("${plan[@]+"${plan[@]}"}")
   plan=()
   tell script "$started_as"
   tell experiment "$1"
-  for name in "${@:2}"; do
-    if is_given "$name"; then tell settings "$name=${opt[$name]}"; fi
+  for group in "${@:2}"; do
+    tell groups "$group"
+    read -r -a names <<<"$group"
+    for name in "${names[@]}"; do
+      if is_given "$name"; then tell settings "$name=${opt[$name]}"; fi
+    done
   done
   tell first "${opt[stage]}"
   tell last "${opt[stop_stage]}"

@@ -44,7 +44,8 @@ elif is_given tag; then
 fi
 if [[ -n ${expdir-} ]]; then
   recall "$expdir" recipe
-  recall "$expdir" "${source_names[@]}" "${split_names[@]}"
+  recall "$expdir" "${source_names[@]}"
+  recall "$expdir" "${split_names[@]}"
 fi
 if is_given data_folder && ! is_given corpus; then opt[corpus]=folder; fi
 find_recipe                                       # -> recipe_yaml, recipe_name
@@ -138,4 +139,4 @@ tell show "$expdir/RESULTS.md"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" \
   Reconstructions "$expdir/reconstructions" "To go on" "$expdir/run.sh"
 given[recipe]=1 given[corpus]=1
-go "$expdir" recipe "${source_names[@]}" "${split_names[@]}"
+go "$expdir" recipe "${source_names[*]}" "${split_names[*]}"

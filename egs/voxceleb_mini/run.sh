@@ -73,9 +73,7 @@ choose_corpus() {
     log "--corpus auto: $choice, unless its packages cannot be fetched"
   else
     choice=$(PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} "$python" local/data.py --which)
-    mkdir -p data
-    printf '%s\n' "$choice" >"data/.corpus.$$"
-    mv "data/.corpus.$$" data/corpus
+    tell settle data/corpus "$choice" # written when a stage has succeeded with it
   fi
   [[ $choice == @(debian|espeak) ]] || fail "data/corpus: no corpus '$choice'; remove that file"
   opt[corpus]=$choice
@@ -201,4 +199,4 @@ tell look Report "$expdir/report.html" Plots "$expdir/plots" Scores "$expdir/sco
   "Left out" "$datadir/rejected.tsv" Speakers "$datadir/speakers.tsv" \
   "To go on" "$expdir/run.sh"
 given[recipe]=1 given[corpus]=1 given[split_seed]=1
-go "$expdir" recipe "${source_names[@]}" "${split_names[@]}"
+go "$expdir" recipe "${source_names[*]}" "${split_names[*]}"

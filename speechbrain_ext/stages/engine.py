@@ -98,7 +98,7 @@ def run_stage(plan: Plan, stage: Stage, memory: Memory) -> int:
             log(stage.where, f"Stage {stage}: up to date, skipped (--force redoes it)")
             return 0
         log(stage.where, f"Stage {stage}: {stage.title} [{'; '.join(verdict.reasons)}]")
-        if verdict.fresh and any(Path(p).exists() for p in stage.restarts):
+        if verdict.fresh and record.leftovers():
             log(stage.where, f"its earlier state moves to {record.aside}")
         command = [*stage.launcher, *stage.command]
         shown = shlex.join(command)
@@ -151,7 +151,8 @@ def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
     """Say for each chosen stage whether it would run, why, and its command."""
     waiting: list[Stage] = []
     for stage in chosen:
-        verdict = _judge(plan, Record(stage))
+        record = Record(stage)
+        verdict = _judge(plan, record)
         reasons = list(verdict.reasons)
         if not reasons:
             # Their output may come out the same: then this stage will be skipped.
@@ -164,6 +165,10 @@ def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
         state = f"will run: {'; '.join(reasons)}" if reasons else "up to date"
         say(f"stage {stage.number} {stage.name:<10} {state}")
         say(f"    {shlex.join([*stage.launcher, *stage.command])}")
+        if verdict.fresh and (moved := record.leftovers()):
+            say(f"  its earlier state will move to {record.aside}: {', '.join(moved)}")
+            if record.aside.exists():
+                say("  what lies there now will be lost")
         if reasons:
             waiting.append(stage)
     complain_about_missing_inputs(plan, chosen)

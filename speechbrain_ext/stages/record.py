@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import glob
 import json
 import os
 import shutil
@@ -152,6 +153,10 @@ class Record:
         """
         return any(map(_holds_files, map(Path, self.stage.restarts[:1])))
 
+    def leftovers(self) -> list[str]:
+        """Name what lies there that a fresh start would set aside."""
+        return [path for path in self.stage.restarts if Path(path).exists()]
+
     def begin(self, *, fresh: bool) -> dict:
         """Remember that the stage is running; return its inputs as they are now."""
         self._before, self._moved = self.read(), []
@@ -197,9 +202,14 @@ class Record:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 stream.seek(0)
+                holder = stream.read().strip()
+                pids = _holders(self.folder / "lock")
+                hint = f"\n  To stop it: kill {' '.join(pids)}" if pids else ""
                 raise UserError(
                     f"run.sh: another run is at work in {self.stage.home} "
-                    f"({stream.read().strip() or 'unknown'}): wait for it or stop it"
+                    f"({holder or 'unknown'}): wait for it or stop it"
+                    "\n  It may be left over from a run that was killed: its command may "
+                    f"live on{hint}"
                 ) from None
             except OSError:
                 pass  # a file system without locks: go on without
@@ -338,6 +348,16 @@ def parse_options(command: list[str]) -> dict[str, str]:
         joint = " " if key == "command" else ", "
         options[key] = f"{options[key]}{joint}{value}" if key in options else value
     return options
+
+
+def _holders(lock: Path) -> list[str]:
+    """Process ids that have a file open, as far as this system lets us see them."""
+    found = set()
+    for link in glob.iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(link, lock):
+                found.add(int(link.split("/")[2]))
+    return [str(pid) for pid in sorted(found - {os.getpid()})]
 
 
 def _holds_files(path: Path) -> bool:

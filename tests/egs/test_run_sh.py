@@ -294,6 +294,19 @@ def test_dry_run_changes_nothing_and_prints_commands_that_run(toy):
     assert toy.read("exp/x y/RESULTS.md") == "| epochs | 2 |\n"
 
 
+def test_dry_run_says_what_would_be_set_aside_and_where(toy):
+    toy.run()
+    text = toy.run("--dry_run", "--preset=x")
+    assert (
+        "its earlier state will move to exp/toy/previous/train: exp/toy/state" in text
+    )
+    assert "will be lost" not in text
+    assert "will move" not in toy.run("--dry_run", "--epochs=3")
+    assert toy.read("exp/toy/state/epoch") == "2"
+    toy.run("--preset=x")
+    assert "what lies there now will be lost" in toy.run("--dry_run")
+
+
 def test_dry_run_says_that_a_later_stage_depends_on_an_earlier_one(toy):
     toy.run()
     (toy.here / "source.txt").write_text("two")
@@ -498,6 +511,9 @@ def test_kill_9_never_leaves_a_stage_that_looks_finished(toy):
     text = toy.run(rc=2)
     assert "another run is at work in exp/toy" in text
     assert "stage train" in text
+    assert "left over from a run that was killed" in text
+    stop = next(line for line in text.splitlines() if "To stop it: kill" in line)
+    assert stop.split("kill ")[1].split() == [str(child)]
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: ended(child))
     text = toy.run()

@@ -208,8 +208,8 @@ class Record:
                 raise UserError(
                     f"run.sh: another run is at work in {self.stage.home} "
                     f"({holder or 'unknown'}): wait for it or stop it"
-                    "\n  It may be left over from a run that was killed: its command may "
-                    f"live on{hint}"
+                    "\n  It may be left over from a run that was killed: the command "
+                    f"that it ran may live on{hint}"
                 ) from None
             except OSError:
                 pass  # a file system without locks: go on without

@@ -41,7 +41,7 @@ fail() { # a mistake of the user: every argument is a line; exit 2
 
 about() { about_text=$1; }
 
-# TYPE: text:X path:X int:X (>= 0) count:X (>= 1) number:X (>= 0) flag list:X
+# TYPE: text:X path:X int:X (>= 0) count:X (>= 1) number:X (>= 0) part:X (0 to 1) flag list:X
 # choice:a|b|c yaml:X (a name, or a path that ends in .yaml), where X is how help shows
 # the value. A list, of yaml too, fills the array of its name, the others ${opt[NAME]}.
 option() {
@@ -153,6 +153,10 @@ set_option() {
       ;;
     number:*)
       [[ $value =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--$name needs a number, not '$value'"
+      ;;
+    part:*)
+      [[ $value =~ ^(0*(\.[0-9]+)?|0*1(\.0*)?|0+\.)$ && $value == *[0-9]* ]] ||
+        fail "--$name needs a part, from 0 to 1, not '$value'"
       ;;
     choice:*)
       [[ "|${type#choice:}|" == *"|$value|"* ]] ||

@@ -25,7 +25,7 @@ option num_test count:N "" "test utterances"
 option split_by "choice:auto|speaker|utterance" auto "what is kept apart in the splits"
 option split_seed int:N 1 "draws the splits"
 option speaker_from_folder flag false "corpus folder: the first sub-folder names the speaker"
-option max_rejected number:PART 0.2 "stop if a larger part of the files is unusable"
+option max_rejected part:PART 0.2 "stop if a larger part of the files is unusable"
 option init_from path:CKPT "" "weights to start from: a file, a save/ or an experiment"
 
 preset=()

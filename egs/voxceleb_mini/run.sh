@@ -29,7 +29,7 @@ option num_speakers int:N "" "voxceleb1: train speakers drawn, 0 is all; espeak:
 option subset_seed int:N "" "voxceleb1: draws its train speakers"
 option max_files_per_speaker int:N "" "debian, voxceleb1: files drawn of each speaker; 0 is all"
 option chunk_seconds number:S "" "shorter train utterances are also joined to such pieces; 0: not (default: 3)"
-option max_rejected number:PART 0.2 "stop if a larger part of the files is unusable"
+option max_rejected part:PART 0.2 "stop if a larger part of the files is unusable"
 option vad "choice:silero|none" "" "what cuts silence off (default: silero; voxceleb1: none)"
 option noise_folder path:DIR "" "noises to train with, such as MUSAN (needs --noise_prob)"
 option rir_folder path:DIR "" "impulse responses to train with (needs --reverb_prob)"

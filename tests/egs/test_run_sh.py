@@ -32,6 +32,7 @@ option recipe text:NAME "" "none by default, so that nothing is passed on"
 option epochs count:N 2 "epochs to count"
 option source path:FILE source.txt "what is copied"
 option mood "choice:good|bad|refused|crash|killed|stuck" good "how it ends"
+option share part:PART 0.2 "a part"
 option wait flag false "train sleeps"
 preset=()
 parse "$@"
@@ -577,6 +578,9 @@ def test_the_written_command_goes_on_and_keeps_the_history(toy, tmp_path):
         (["--nj", "two"], "--nj needs a whole number, not 'two'"),
         (["--nj", "0"], "--nj must be at least 1"),
         (["--ngpu", "1.5"], "--ngpu needs a whole number"),
+        (["--share", "5"], "--share needs a part, from 0 to 1, not '5'"),
+        (["--share=1.01"], "--share needs a part, from 0 to 1"),
+        (["--share=.2x"], "--share needs a part, from 0 to 1"),
         (["--force=maybe"], "--force is true or false, not 'maybe'"),
         (["--mood", "god"], "no such mood; did you mean 'good'?"),
         ([""], "an empty argument"),

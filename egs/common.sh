@@ -22,6 +22,8 @@ declare -A opt=() given=() option_type=() option_default=() option_help=()
 declare -A stage_help=()
 option_names=() stage_numbers=() stage_names=()
 arguments=() selection=() overrides=() plan=() device=() resume=()
+# shellcheck disable=SC2034 # filled by --allow NAME, for the words of the recipe
+allow=()
 about_text=""
 python=""
 
@@ -60,8 +62,10 @@ common_options() { # those of every recipe; a run.sh may declare one again to ch
   option force_resume flag false "go on in an experiment that was trained with other settings or data"
   option dry_run flag false "only say which stages would run, why, and their commands"
   option tag text:NAME "" "the experiment; it remembers its corpus (default: <recipe>_<corpus>)"
-  option recipe "yaml:TASK/NAME" "" "recipes/TASK/NAME.yaml, or a path to a YAML file"
+  option recipe "yaml:TASK/NAME" "" "recipes/TASK/NAME.yaml, a path to a YAML file, or a bundle (.zip)"
+  option trust_code text:SHA256 "" "of a bundle: run the scripts that it carries, if they are these"
   option preset list:NAME "" "hparams/presets/NAME.yaml on top of it; repeatable"
+  option allow list:NAME "" "let the recipe name this too: my.Net, my.models.*; repeatable"
   option corpus text:NAME "" "where the speech comes from"
   option data_folder path:DIR "" "folder with your recordings, or with the corpus"
   option datadir path:DIR "" "folder of the manifests (default: data/<corpus>)"
@@ -165,7 +169,7 @@ set_option() {
       ;;
     path:*) value=$(absolute "$value") ;;
     yaml:* | list:*)
-      if [[ $value == *.yaml || $value == *.yml ]]; then value=$(absolute "$value"); fi
+      if [[ $value == *.yaml || $value == *.yml || $value == *.zip ]]; then value=$(absolute "$value"); fi
       ;;
   esac
   if [[ $name == python && $value == */* ]]; then value=$(absolute "$value"); fi
@@ -279,8 +283,59 @@ yaml_names() { # the YAML files of a folder and of its folders, by name
   printf '%s' "${names[*]-none}"
 }
 
-find_recipe() { # --recipe -> recipe_yaml, recipe_name
+# A bundle is unpacked once to exp/.bundles/NAME-DIGEST, checked each time; its recipe
+# is then used as any other. Nothing of it runs but with --trust_code.
+unpack_bundle() { # FILE -> bundle
+  local words=("$1" "--below=exp/.bundles")
+  if is_given trust_code; then words+=("--trust_code=${opt[trust_code]}"); fi
+  words+=("${allow[@]+"${allow[@]/#/--allow=}"}")
+  bundle=$(PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} "$python" -m speechbrain_ext unpack "${words[@]}") ||
+    exit $?
+}
+
+# from_bundle EXPDIR: an experiment that was unpacked has its recipe in it, and until it
+# is trained again its weights are those of the bundle.
+from_bundle() {
+  if ! is_given recipe && [[ -f $1/manifest.json && -f $1/recipe.yaml ]]; then
+    opt[recipe]=$1/recipe.yaml given[recipe]=1
+  fi
+}
+
+weights_of() { # EXPDIR: what a stage after training reads
+  local kept
+  for kept in "$1"/save/CKPT* "$1"/save/averaged/CKPT*; do
+    if [[ -e $kept ]]; then break; fi
+  done
+  if [[ ! -e $kept && -f $1/manifest.json && -f $1/model.safetensors ]] &&
+    [[ ${opt[stage]} != @(|0|1|2|data|prepare|train) ]]; then
+    printf '%s' "$1/model.safetensors"
+  else
+    printf '%s' "$1/save"
+  fi
+}
+
+bundle_of() { # EXPDIR: the file that stage pack makes
+  local folder=${1%/}
+  printf '%s' "$folder/${folder##*/}.zip"
+}
+
+script() { # recipes/TASK/NAME.py: the installed one, or a bundle's that is trusted
+  if [[ -n $bundle && -f $bundle/code/$1 ]]; then
+    printf '%s' "$bundle/code/$1"
+  else
+    printf '%s' "$root/$1"
+  fi
+}
+
+find_recipe() { # --recipe -> recipe_yaml, recipe_name, bundle
   local wish=${opt[recipe]} known
+  bundle=""
+  if [[ $wish == *.zip ]]; then
+    unpack_bundle "$wish"
+    wish=$bundle/recipe.yaml opt[recipe]=$bundle/recipe.yaml # remembered without the zip
+  elif [[ $wish == exp/.bundles/*/recipe.yaml ]]; then
+    bundle=${wish%/recipe.yaml}
+  fi
   case $wish in
     *.yaml | *.yml) recipe_yaml=$wish ;;
     *) recipe_yaml=$root/recipes/$wish.yaml ;;
@@ -291,6 +346,9 @@ find_recipe() { # --recipe -> recipe_yaml, recipe_name
   fi
   recipe_name=${recipe_yaml##*/}
   recipe_name=${recipe_name%.y*ml}
+  if [[ -n $bundle ]]; then
+    recipe_name=${bundle##*/} recipe_name=${recipe_name%-trusted} recipe_name=${recipe_name%-*}
+  fi
 }
 
 find_presets() { # --preset NAME|FILE ... -> presets, as the training scripts take them

@@ -55,6 +55,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "speechbrain_ext.report.diff.command:diff",
         "two experiments or recipes side by side",
     ),
+    "pack": (
+        "speechbrain_ext.sharing.bundle.commands:pack",
+        "a recipe, and its result, as one file to share",
+    ),
+    "unpack": (
+        "speechbrain_ext.sharing.bundle.commands:unpack",
+        "what somebody packed, as a folder; runs nothing of it",
+    ),
+    "verify": (
+        "speechbrain_ext.sharing.bundle.commands:verify",
+        "do a bundle's hashes, tables and card agree?",
+    ),
+    "inspect": (
+        "speechbrain_ext.sharing.bundle.commands:inspect",
+        "what loading a recipe or a bundle would do",
+    ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
     "bench": (
         "speechbrain_ext.bench.command:bench",

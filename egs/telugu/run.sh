@@ -14,9 +14,11 @@ stage 1 prepare  "16 kHz audio, splits and manifests"
 stage 2 train    "learn the codec"
 stage 3 evaluate "score it on the test files, beside Opus"
 stage 5 report   "results table, plots, report.html"
+stage 6 pack     "one file of recipe and result, to be shared"
 
 common_options
-option recipe "yaml:TASK/NAME" codec/transform "recipes/TASK/NAME.yaml, or a path to a YAML file"
+option recipe "yaml:TASK/NAME" codec/transform \
+  "recipes/TASK/NAME.yaml, a path to a YAML file, or a bundle (.zip)"
 option corpus "choice:espeak|festival|openslr66|commonvoice|folder" espeak \
   "where the speech comes from; folder if only --data_folder is given"
 option num_train count:N "" "training utterances (default: 33 if spoken, else what remains)"
@@ -44,6 +46,7 @@ elif is_given tag; then
 fi
 if [[ -n ${expdir-} ]]; then
   recall "$expdir" recipe
+  from_bundle "$expdir"
   recall "$expdir" "${source_names[@]}"
   recall "$expdir" "${split_names[@]}"
 fi
@@ -74,7 +77,7 @@ done
 if is_given split_seed; then split_options+=("--seed=${opt[split_seed]}"); fi
 if is_given init_from; then overrides+=("--init_from=${opt[init_from]}"); fi
 recipe_words=(
-  "$recipe_yaml" "${presets[@]+"${presets[@]}"}"
+  "$recipe_yaml" "${presets[@]+"${presets[@]}"}" "${allow[@]+"${allow[@]/#/--allow=}"}"
   "--train_manifest=$datadir/train.json"
   "--valid_manifest=$datadir/valid.json"
   "--output_folder=$expdir"
@@ -115,15 +118,15 @@ stage_train() {
   restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,data.json,resumed.json,debug_nan}
   extends num_workers tensorboard wandb test_interval eval_kbps
   grows number_of_epochs
-  runs_on_gpus "$root/recipes/codec/train.py" "${recipe_words[@]}" \
+  runs_on_gpus "$(script recipes/codec/train.py)" "${recipe_words[@]}" \
     "${resume[@]+"${resume[@]}"}" "${device[@]+"${device[@]}"}"
 }
 
 stage_evaluate() {
   lives_in "$expdir"
-  needs "$expdir/save" "$expdir/hyperparams.yaml" "$datadir/test.json"
+  needs "$(weights_of "$expdir")" "$expdir/hyperparams.yaml" "$datadir/test.json"
   makes "$expdir/results.json" "$expdir/reconstructions"
-  runs "$root/recipes/codec/evaluate.py" "$expdir" "--test_manifest=$datadir/test.json" "--nj=${opt[nj]}" \
+  runs "$(script recipes/codec/evaluate.py)" "$expdir" "--test_manifest=$datadir/test.json" "--nj=${opt[nj]}" \
     "${device[@]+"${device[@]}"}"
 }
 
@@ -134,9 +137,17 @@ stage_report() {
   runs -m speechbrain_ext report "$expdir"
 }
 
+stage_pack() {
+  lives_in "$expdir"
+  needs "$expdir"/{results.json,hyperparams.yaml,train_log.txt} "$(weights_of "$expdir")"
+  makes "$(bundle_of "$expdir")"
+  runs -m speechbrain_ext pack "$expdir" "--output=$(bundle_of "$expdir")"
+}
+
 tell check "${recipe_words[@]}"
 tell show "$expdir/RESULTS.md"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" \
-  Reconstructions "$expdir/reconstructions" "To go on" "$expdir/run.sh"
+  Reconstructions "$expdir/reconstructions" \
+  "To share" "$(bundle_of "$expdir")" "To go on" "$expdir/run.sh"
 given[recipe]=1 given[corpus]=1
 go "$expdir" recipe "${source_names[*]}" "${split_names[*]}"

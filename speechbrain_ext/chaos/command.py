@@ -238,11 +238,16 @@ def recipe_subject(words: list[str], folder: Path, batches: int | None):
     from speechbrain_ext.config.faults import ConfigError, Faults
 
     faults = Faults()
-    path, overrides, presets = split_command_line(words, "chaos", faults)
+    given = split_command_line(words, "chaos", faults)
     if faults:
-        raise ConfigError(path, faults)
+        raise ConfigError(given.recipe, faults)
     return RecipeSubject(
-        path, overrides, presets, folder, batches=batches or RECIPE_BATCHES
+        given.recipe,
+        given.overrides,
+        given.presets,
+        folder,
+        batches=batches or RECIPE_BATCHES,
+        allow=given.allow,
     )
 
 

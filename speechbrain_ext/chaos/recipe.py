@@ -43,6 +43,8 @@ class RecipeSubject:
     batches, num_epochs : int
         Batches in all, and over how many epochs they are spread evenly; fewer if the
         recipe's epochs are shorter.
+    allow : Sequence[str]
+        As for `load_recipe`.
 
     Raises
     ------
@@ -64,10 +66,12 @@ class RecipeSubject:
         *,
         batches: int,
         num_epochs: int = 2,
+        allow: Sequence[str] = (),
     ):
         self.name = Path(path).stem
         self.path, self.presets = Path(path), tuple(presets)
         self.overrides = tuple(overrides)
+        self.allow = tuple(allow)
         self.num_epochs = num_epochs
         recipe = self._load(folder)
         self.task = task_module(recipe)
@@ -86,7 +90,9 @@ class RecipeSubject:
 
     def _load(self, folder: Path, *more: str) -> Recipe:
         given = [*self.overrides, f"--output_folder={folder}", "--noprogressbar"]
-        return load_recipe(self.path, [*given, *more], presets=self.presets)
+        return load_recipe(
+            self.path, [*given, *more], presets=self.presets, allow=self.allow
+        )
 
     def epochs(self) -> list[list[Any]]:
         """Return the recorded batches of each epoch."""

@@ -7,13 +7,13 @@ is reported with file and line, and nothing is parsed a second time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from .faults import Faults, Where
 from .references import Resolver
 from .signatures import locate
 from .tree import Node, walk
+from .trust import Guard
 
 
 class BuildError(Exception):
@@ -30,16 +30,16 @@ class BuildError(Exception):
         return self.node.where
 
 
-def build(root: Node, check: Callable[[Node, Any], None] | None = None) -> dict:
+def build(root: Node, guard: Guard | None = None) -> dict:
     """Construct everything in a tree.
 
     Arguments
     ---------
     root : Node
         Checked: no open placeholder, no broken reference, no cycle.
-    check : Callable, optional
-        Called with each node and the object its tag resolved to, before it is used;
-        raises to forbid it.
+    guard : Guard, optional
+        Asked before each call, and about each value read from an object; raises
+        ValueError to forbid it.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def build(root: Node, check: Callable[[Node, Any], None] | None = None) -> dict:
     BuildError
         Naming the first object that could not be made.
     """
-    builder = _Builder(root, check)
+    builder = _Builder(root, guard)
     # HyperPyYAML runs these while it resolves references, before it builds anything.
     for _, node in walk(root):
         if node.tag.startswith("!applyref:"):
@@ -61,9 +61,9 @@ def build(root: Node, check: Callable[[Node, Any], None] | None = None) -> dict:
 
 
 class _Builder:
-    def __init__(self, root: Node, check):
+    def __init__(self, root: Node, guard: Guard | None):
         self.resolver = Resolver(root, Faults(), run=self.construct)
-        self.check = check
+        self.guard = guard
         self.made: dict[int, Any] = {}
 
     def construct(self, node: Node) -> Any:
@@ -91,9 +91,12 @@ class _Builder:
         if not found.attribute:
             return thing
         try:
-            return getattr(thing, found.attribute)
-        except AttributeError as error:
+            value = getattr(thing, found.attribute)
+            if self.guard is not None:
+                self.guard.check_value(node, value)
+        except Exception as error:
             raise BuildError(node, error) from error
+        return value
 
     def _make(self, node: Node) -> Any:
         if node.target is not None:
@@ -117,9 +120,11 @@ class _Builder:
             }:
                 args, kwargs = kwargs["_args"], kwargs["_kwargs"]
         try:
+            if self.guard is not None and (fault := self.guard.text_fault(node)):
+                raise ValueError(fault)  # before it is imported
             thing = locate(node.target)
-            if self.check is not None:
-                self.check(node, thing)
+            if self.guard is not None:
+                self.guard.check_call(node, thing, args, kwargs)
             if node.tag.startswith("!module:"):
                 return thing
             if node.tag.startswith("!name:"):

@@ -6,6 +6,9 @@ from .faults import Faults
 from .references import REFERENCE, Resolver
 from .tree import Node, TreePath, dotted, walk
 
+MAX_COPIES = 200
+MAX_COPIED = 20_000
+
 
 def check_references(
     root: Node, resolver: Resolver, faults: Faults, *, open_inputs: bool = False
@@ -24,6 +27,9 @@ def check_references(
         Whether placeholders may stay open (a recipe looked at without its data).
     """
     order = {id(node): i for i, (_, node) in enumerate(walk(root))}
+    if too_many := _too_many_copies(root, resolver):
+        faults.add(too_many.where, f"{too_many.tag} {too_many.value}: copies too much")
+        return
     for path, node in walk(root):
         name = dotted(path)
         if node.tag == "!PLACEHOLDER" and not open_inputs:
@@ -48,6 +54,28 @@ def check_references(
         _check_seed_first(root, resolver, faults)
 
 
+def _too_many_copies(root: Node, resolver: Resolver) -> Node | None:
+    """Return the !copy with which copies of copies come to be too large to build."""
+    sizes: dict[int, int] = {}
+    copies = 0
+
+    def size(node: Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = 1  # cycles are reported elsewhere
+            total = 1 + sum(size(child) for _, child in node.children())
+            if node.tag == "!copy" and (copied := resolver.resolve(node).node):
+                total += size(copied)
+            sizes[id(node)] = total
+        return sizes[id(node)]
+
+    for _, node in walk(root):
+        if node.tag == "!copy":
+            copies += 1
+            if copies > MAX_COPIES or size(node) > MAX_COPIED:
+                return node
+    return None
+
+
 def _needs_above(node: Node, resolver: Resolver, order: dict[int, int]) -> str | None:
     """Say what must stand above a reference and does not; None if all is well."""
     found, here = resolver.resolve(node), order[id(node)]
@@ -63,10 +91,14 @@ def _needs_above(node: Node, resolver: Resolver, order: dict[int, int]) -> str |
 
 def _check_applyref(name: str, node: Node, resolver: Resolver, faults: Faults) -> None:
     """Report objects among the arguments: there are none yet when it runs."""
+    looked: set[int] = set()
     for _, inner in walk(node):
         found = resolver.resolve(inner)
         thing = found.node if found.kind == "node" else None
-        has_object = thing is not None and any(n.target for _, n in walk(thing))
+        has_object = False
+        if thing is not None and id(thing) not in looked:
+            looked.add(id(thing))
+            has_object = any(n.target for _, n in walk(thing))
         if inner is not node and (has_object or found.attribute):
             faults.add(
                 inner.where,

@@ -25,7 +25,15 @@ USAGE = """usage: {program} RECIPE.yaml [--preset NAME ...] [--key=value ...] [o
   --flag           the same as --flag=true
   --force_resume   go on in an experiment that was trained with other settings
   --preset NAME    a file of hparams/presets/, or a path; applied before --key=value
+  --allow NAME     let the recipe name this too: my.Net, or my.models.* for all below
   options          SpeechBrain's run options: --device cpu, --debug, ..."""
+
+#: how click leaves what follows a command's own options to us
+LEFT_TO_US = {
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+    "help_option_names": ["-h", "--help"],
+}
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,34 @@ class CommandLine(NamedTuple):
         Names or paths, in the order given.
     run_opts : dict
         SpeechBrain's run options among the overrides, checked.
+    allow : list of str
+        Names that a person allows beyond the list.
     """
 
     recipe: Path
     overrides: list[str]
     presets: list[str]
     run_opts: dict[str, Any]
+    allow: list[str] = []
+
+
+class Words(NamedTuple):
+    """A command line, taken apart and not yet understood.
+
+    Attributes
+    ----------
+    recipe : str
+        The first word.
+    overrides : list of str
+        Keys of the recipe and run options, as typed.
+    presets, allow : list of str
+        Values of ``--preset`` and ``--allow``, in order.
+    """
+
+    recipe: str
+    overrides: list[str]
+    presets: list[str]
+    allow: list[str]
 
 
 def parse_command_line(argv: Sequence[str], program: str = "train.py") -> CommandLine:
@@ -103,20 +133,18 @@ def parse_command_line(argv: Sequence[str], program: str = "train.py") -> Comman
     Example
     -------
     >>> parse_command_line(["a.yaml", "--seed", "3", "--debug", "--preset=safe"])[1:]
-    (['--seed', '3', '--debug'], ['safe'], {'debug': True})
+    (['--seed', '3', '--debug'], ['safe'], {'debug': True}, [])
     """
     faults = Faults()
-    recipe, kept, presets = split_command_line(argv, program, faults)
+    recipe, kept, presets, allow = split_command_line(argv, program, faults)
     run_opts = run_options(parse_overrides(kept, faults), faults)
     if faults:
         raise ConfigError(recipe, faults)
-    return CommandLine(Path(recipe), kept, presets, run_opts)
+    return CommandLine(Path(recipe), kept, presets, run_opts, allow)
 
 
-def split_command_line(
-    argv: Sequence[str], program: str, faults: Faults
-) -> tuple[str, list[str], list[str]]:
-    """Recipe, overrides as typed, and presets; grammar faults are collected.
+def split_command_line(argv: Sequence[str], program: str, faults: Faults) -> Words:
+    """Take recipe, overrides, presets and allowed names apart; collect grammar faults.
 
     Raises
     ------
@@ -133,20 +161,21 @@ def split_command_line(
             f"{words[0]}: the recipe comes first: {program} RECIPE.yaml --key=value",
         )
         raise ConfigError(program, faults)
-    presets: list[str] = []
+    ours: dict[str, list[str]] = {"--preset": [], "--allow": []}
     kept: list[str] = []
     rest = words[1:]
     while rest:
         word = rest.pop(0)
-        if word == "--preset" and rest and not rest[0].startswith("-"):
-            presets.append(rest.pop(0))
-        elif word.startswith("--preset=") and word != "--preset=":
-            presets.append(word.partition("=")[2])
-        elif word in ("--preset", "--preset="):
-            faults.add(Where(COMMAND_LINE), "--preset: needs a name")
-        else:
+        option, equals, value = word.partition("=")
+        if option not in ours:
             kept.append(word)
-    return words[0], kept, presets
+        elif value:
+            ours[option].append(value)
+        elif not equals and rest and not rest[0].startswith("-"):
+            ours[option].append(rest.pop(0))
+        else:
+            faults.add(Where(COMMAND_LINE), f"{option}: needs a name")
+    return Words(words[0], kept, ours["--preset"], ours["--allow"])
 
 
 def parse_overrides(

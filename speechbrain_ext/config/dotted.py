@@ -42,14 +42,15 @@ def settings_of(path: str | os.PathLike) -> dict[str, str]:
     """Read a recipe, or the ``hyperparams.yaml`` of an experiment, as dotted values.
 
     Includes are expanded and references rewritten from the root, so a recipe and what
-    it was resolved to are the same. Inputs may still be open. Nothing is imported.
+    it was resolved to are the same. Inputs may still be open. Nothing is
+    imported or built, so the names in it may be any.
 
     Raises
     ------
     ConfigError
         If the recipe has faults.
     """
-    plan = plan_recipe(path, open_inputs=True)
+    plan = plan_recipe(path, open_inputs=True, only_read=True)
     plan.raise_faults()
     inputs = {
         dotted(where): _example(node)
@@ -57,7 +58,7 @@ def settings_of(path: str | os.PathLike) -> dict[str, str]:
         if node.tag == "!PLACEHOLDER"
     }
     if inputs:
-        plan = plan_recipe(path, inputs)
+        plan = plan_recipe(path, inputs, only_read=True)
         plan.raise_faults()
     values = text_settings(flatten(plan.root, plan.resolver), plan.name)
     return {**values, **{key: "(open)" for key in inputs if key in values}}

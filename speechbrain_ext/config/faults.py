@@ -60,7 +60,7 @@ class ConfigError(UserError):
 
     def __init__(self, recipe: str, faults: Iterable[Fault]):
         self.recipe = recipe
-        self.faults = _ordered(recipe, faults)
+        self.faults = ordered(recipe, faults)
         count = len(self.faults)
         lines = [
             f"config error ({count} problem{'s' * (count != 1)}) in {recipe}",
@@ -69,8 +69,8 @@ class ConfigError(UserError):
         super().__init__("\n".join(lines))
 
 
-def _ordered(recipe: str, faults: Iterable[Fault]) -> list[Fault]:
-    """Without repeats; the recipe's own first, then other files, then the rest."""
+def ordered(recipe: str, faults: Iterable[Fault]) -> list[Fault]:
+    """Drop repeats; put the recipe's own first, then other files, then the rest."""
 
     def rank(fault: Fault) -> tuple:
         where = fault.where
@@ -86,12 +86,36 @@ def _place(recipe: str, where: Where) -> str:
     return str(where)
 
 
+#: faults told together; a text with more of them is no recipe with mistakes
+MAX_FAULTS = 100
+MAX_NAMES = 500
+MAX_MESSAGE = 800
+
+
+class TooManyFaultsError(Exception):
+    """There is no use in looking on."""
+
+
 class Faults(list):
     """A growing list of `Fault`; `add` is a shorthand."""
 
     def add(self, where: Where, message: str) -> None:
-        """Note one fault; line breaks of foreign messages are folded."""
-        self.append(Fault(where, " ".join(message.split("\n"))))
+        """Note one fault; line breaks of foreign messages are folded.
+
+        Raises
+        ------
+        TooManyFaultsError
+            If there are `MAX_FAULTS` already.
+        """
+        if len(self) >= MAX_FAULTS:
+            raise TooManyFaultsError
+        message = " ".join(message.split("\n"))
+        if not message.isprintable():
+            # A message shall not steer the terminal it is shown on.
+            message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE - 200]} ... {message[-200:]}"
+        self.append(Fault(where, message))
 
 
 def did_you_mean(name: str, known: Iterable[object], ending: str = "") -> str:
@@ -117,6 +141,7 @@ def did_you_mean(name: str, known: Iterable[object], ending: str = "") -> str:
     "; did you mean 'learning_rate'?"
     """
     names = list(dict.fromkeys(key for key in known if isinstance(key, str)))
+    names = names[:MAX_NAMES]  # comparing takes time
     ending = ending and f" {ending}"
     if near := nearest(name, names):
         return f"; did you mean '{near}'{ending}?"

@@ -13,7 +13,7 @@ from typing import Any
 
 from .faults import Faults, Where, did_you_mean, shown
 from .references import Resolver
-from .source import read_source
+from .source import MAX_NODES, read_source
 from .tree import PLACEHOLDER_TYPES, Node, TreePath, addressable, broken, dotted, walk
 from .values import typed_value
 
@@ -65,6 +65,7 @@ class Includes:
         self.faults = faults
         self.passed: list[Passed] = []
         self.files: list[Path] = [recipe.resolve()]
+        self.nodes = 0
 
     def expand(self, tree: Node, file: Path) -> None:
         """Replace every include below ``tree`` by the fragment's tree.
@@ -76,6 +77,7 @@ class Includes:
         file : Path
             Where ``tree`` was read; paths in it start at its folder.
         """
+        self.nodes += sum(1 for _ in walk(tree))
         self._expand(tree, (), file.resolve(), (file.resolve(),))
 
     def _expand(self, node: Node, path: TreePath, file: Path, stack: tuple) -> None:
@@ -101,9 +103,16 @@ class Includes:
         self.files.append(found)
         fragment = read_source(found, shown(found), self.faults)
         if fragment is None:
+            self.nodes += found.stat().st_size // 2  # that it was read took time
             return None
         for _, node in walk(fragment):
             node.scope = path
+            self.nodes += 1
+        if self.nodes > MAX_NODES:
+            self.faults.add(
+                include.where, f"{include.tag}: more than {MAX_NODES} values"
+            )
+            return None
         fragment.where = Where(include.where.file, include.where.line)
         # Its own includes first, with their keys below this one, then our inputs.
         self._expand(fragment, path, found, (*stack, found))
@@ -121,6 +130,8 @@ class Includes:
             reason = f"includes itself: {names}"
         elif len(self.files) > MAX_FILES:
             reason = f"more than {MAX_FILES} files"
+        elif self.nodes > MAX_NODES:
+            reason = "too large, with what was included before"
         elif not path.is_file():
             folder = path.parent
             beside = [p.name for p in folder.glob("*.yaml")] if folder.is_dir() else []

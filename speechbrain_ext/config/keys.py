@@ -131,7 +131,10 @@ def check_keys(root: Node, keys: TaskKeys | None, faults: Faults, recipe: str) -
     read = {*keys.required, *keys.optional, *RUN_OPTIONS, "task"}
     missing = [key for key in keys.required if key not in root.value]
     absent = missing + [key for key in keys.optional if key not in root.value]
-    referenced = set(_referenced(root))
+    referenced = set()
+    for path in _referenced(root):
+        referenced.add((*path, ...))  # the whole of it
+        referenced |= {path[:depth] for depth in range(len(path) + 1)}
     unused = [
         (path, node)
         for key, node in root.value.items()
@@ -164,9 +167,10 @@ def _referenced(root: Node) -> Iterable[TreePath]:
 
 
 def _unused(path: TreePath, node: Node, referenced: set[TreePath]):
-    if node.tag.startswith("!apply:") or path in referenced:
+    """Yield what nothing reads; a path's beginnings are in ``referenced`` too."""
+    if node.tag.startswith("!apply:") or (*path, ...) in referenced:
         return
-    below = any(other[: len(path)] == path for other in referenced)
+    below = path in referenced
     if below and node.tag == "" and node.kind == "map":
         for key, child in node.value.items():
             yield from _unused((*path, key), child, referenced)

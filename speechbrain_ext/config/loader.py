@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .allowlist import AllowList
+from .allowlist.memory import RECIPE_FILE, remembered
 from .build import BuildError, build
 from .checks import check_references
 from .command_line import (
@@ -16,7 +18,7 @@ from .command_line import (
     run_options,
     split_command_line,
 )
-from .faults import ConfigError, Faults, Where, shown
+from .faults import ConfigError, Fault, Faults, TooManyFaultsError, Where, shown
 from .flatten import config_hash, flatten
 from .include import Includes, recipe_root
 from .keys import TaskKeys, check_keys, declared_keys
@@ -25,7 +27,8 @@ from .presets import read_presets
 from .references import Resolver
 from .signatures import check_signatures
 from .source import read_source
-from .tree import Node
+from .tree import Node, walk
+from .trust import Guard
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Recipe:
         The recipe's file.
     presets : tuple of str
         Names of the presets that were applied, in order.
+    allow : tuple of str
+        Names that a person allowed beyond the list.
     """
 
     hparams: dict[str, Any]
@@ -57,6 +62,7 @@ class Recipe:
     config_hash: str
     path: Path
     presets: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
 
 
 @dataclass
@@ -79,6 +85,10 @@ class Plan:
         Run options given.
     keys : TaskKeys or None
         Keys that the recipe's task declares; None if nothing declares any.
+    guard : Guard or None
+        What the recipe may name and where it may write; None if it could not be read.
+    files : list of Path
+        The recipe and what it includes.
     """
 
     name: str
@@ -88,6 +98,17 @@ class Plan:
     resolver: Resolver | None = None
     run_opts: dict[str, Any] = field(default_factory=dict)
     keys: TaskKeys | None = None
+    guard: Guard | None = None
+    files: list[Path] = field(default_factory=list)
+
+    def check_signatures(self) -> None:
+        """Add the faults that only importing what the recipe names can find."""
+        if self.guard is None:
+            return
+        try:
+            check_signatures(self.root, self.faults, self.guard)
+        except TooManyFaultsError:
+            pass
 
     def raise_faults(self) -> None:
         """Raise `ConfigError` if there is any fault."""
@@ -100,23 +121,35 @@ def plan_recipe(
     overrides: Iterable[str] | Mapping[str, Any] = (),
     *,
     presets: Sequence[str] = (),
+    allow: Iterable[str] = (),
     run_opts: Mapping[str, Any] | None = None,
     required: Iterable[str] = (),
     optional: Iterable[str] = (),
     open_inputs: bool = False,
+    fragment: bool = False,
+    only_read: bool = False,
 ) -> Plan:
     """Read a recipe and check all that can be checked without importing torch.
 
     Takes `load_recipe`'s arguments; never raises for what is in them, all faults are in
     the plan. With ``open_inputs`` placeholders may stay open: the recipe is looked at
-    without its data.
+    without its data. With ``fragment`` the file may be one object, as what an
+    ``!include:`` names. With ``only_read`` it may name what it wants: it will be
+    compared or shown, and never be built.
     """
     plan = Plan(shown(path), Path(path))
     try:
+        allowed = AllowList([*AllowList(allow).extra, *remembered(plan.path)])
         chosen = _overrides(plan, overrides, presets, run_opts or {})
-        _plan(plan, chosen, (required, optional), open_inputs)
+        plan.root = read_source(plan.path, plan.name, plan.faults)
+        if plan.root is not None and plan.root.tag and fragment:
+            plan.root = _below_a_key(plan.root)
+        checked = None if only_read else allowed
+        _plan(plan, chosen, (required, optional), open_inputs, checked)
     except RecursionError:
         plan.faults.add(Where(plan.name), "references or values nested too deeply")
+    except TooManyFaultsError:
+        plan.faults[-1] = Fault(Where(plan.name), "too many faults to tell them all")
     return plan
 
 
@@ -129,9 +162,14 @@ def _overrides(plan: Plan, overrides, presets, run_opts) -> list[Override]:
     return chosen
 
 
-def _plan(plan: Plan, chosen: list[Override], keys, open_inputs: bool) -> None:
-    faults = plan.faults
-    root = plan.root = read_source(plan.path, plan.name, faults)
+def _plan(
+    plan: Plan,
+    chosen: list[Override],
+    keys,
+    open_inputs: bool,
+    allowed: AllowList | None,
+) -> None:
+    faults, root = plan.faults, plan.root
     if root is None:
         return
     if root.tag:
@@ -139,12 +177,35 @@ def _plan(plan: Plan, chosen: list[Override], keys, open_inputs: bool) -> None:
         return
     includes = Includes(plan.path, faults)
     includes.expand(root, plan.path)
+    plan.files = list(dict.fromkeys(includes.files))
     apply_overrides(root, chosen, faults)
     plan.resolver = Resolver(root, faults)
     check_references(root, plan.resolver, faults, open_inputs=open_inputs)
     includes.check_passed(plan.resolver)
+    if allowed is not None:
+        plan.guard = Guard(root, plan.resolver, plan.path, allowed)
+        plan.guard.check_text(faults)
+        _explain_experiment(plan)
     plan.keys = _task_keys(root, *keys, faults)
     check_keys(root, plan.keys, faults, plan.name)
+
+
+def _explain_experiment(plan: Plan) -> None:
+    """Say how names are allowed for an experiment, whose stages take no --allow."""
+    if plan.guard.names_refused and plan.path.name == RECIPE_FILE:
+        plan.faults.add(
+            Where(plan.name),
+            "belongs to an experiment for which nobody here allowed these names; to "
+            "allow them for all its stages: speechbrain-ext check --remember "
+            f"{plan.name} --allow NAME",
+        )
+
+
+def _below_a_key(root: Node) -> Node:
+    """Put a fragment that is one object where an include would put it."""
+    for _, node in walk(root):
+        node.scope = ("fragment",)
+    return Node("map", "", {"fragment": root}, root.where)
 
 
 def _task_keys(root: Node, required, optional, faults: Faults) -> TaskKeys | None:
@@ -181,8 +242,9 @@ def load_recipe(
     presets : Sequence[str]
         Names in ``hparams/presets/`` or paths; applied before the overrides.
     allow : Iterable[str]
-        Names of objects allowed beyond the list. There is no list yet: every importable
-        name is accepted, so load recipes you trust only.
+        Names that the recipe may use beyond the list: ``my_models.Net``, or
+        ``my_models.*`` for all below a module. Only a person allows: nothing that the
+        recipe says extends the list. It is no sandbox.
     run_opts : Mapping, optional
         Run options by name; those among the overrides win.
     required, optional : Iterable[str]
@@ -206,7 +268,8 @@ def load_recipe(
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "a.yaml"
     >>> _ = file.write_text("seed: 1\nbag: !new:collections.Counter {a: !ref <seed>}")
-    >>> recipe = load_recipe(file, ["--seed=3", "--device=cpu"])
+    >>> options = ["--seed=3", "--device=cpu"]
+    >>> recipe = load_recipe(file, options, allow=["collections.Counter"])
     >>> recipe.hparams["bag"], recipe.run_opts
     (Counter({'a': 3}), {'device': 'cpu'})
     """
@@ -214,15 +277,15 @@ def load_recipe(
         path,
         overrides,
         presets=presets,
+        allow=allow,
         run_opts=run_opts,
         required=required,
         optional=optional,
     )
-    if plan.root is not None:
-        check_signatures(plan.root, plan.faults)
+    plan.check_signatures()
     plan.raise_faults()
     try:
-        hparams = build(plan.root)
+        hparams = build(plan.root, plan.guard)
     except BuildError as error:
         plan.faults.add(error.where, str(error))
         raise ConfigError(plan.name, plan.faults) from error
@@ -233,6 +296,7 @@ def load_recipe(
         config_hash=config_hash(plan.root),
         path=plan.path,
         presets=tuple(Path(str(name)).stem for name in presets),
+        allow=plan.guard.allowed.extra,
     )
 
 
@@ -247,9 +311,12 @@ def load_command_line(argv: Sequence[str], **kwargs: Any) -> Recipe:
         Passed to `load_recipe`.
     """
     faults = Faults()
-    recipe, overrides, presets = split_command_line(argv, "train.py", faults)
+    words = split_command_line(argv, "train.py", faults)
+    recipe = words.recipe
     try:
-        loaded = load_recipe(recipe, overrides, presets=presets, **kwargs)
+        loaded = load_recipe(
+            recipe, words.overrides, presets=words.presets, allow=words.allow, **kwargs
+        )
     except ConfigError as error:
         raise ConfigError(error.recipe, [*faults, *error.faults]) from error
     if faults:

@@ -18,6 +18,7 @@ from .include import PROJECT
 from .source import read_source
 from .tree import Node, dotted, walk
 
+MAX_OVERRIDES = 200
 _FACTOR = re.compile(r"\*\s*(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
 
 
@@ -70,8 +71,11 @@ def _read(path: Path, faults: Faults) -> list[Override]:
     tree = read_source(path, name, faults)
     if tree is None:
         return []
-    overrides = []
+    overrides: list[Override] = []
     for keys, node in walk(tree):
+        if len(overrides) >= MAX_OVERRIDES:
+            faults.add(node.where, f"more than {MAX_OVERRIDES} values: not a preset")
+            break
         if _inside_list(keys) or node is tree:
             continue
         if node.tag not in ("", "!tuple") or not _plain_list(node):

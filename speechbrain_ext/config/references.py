@@ -254,8 +254,16 @@ def _calculate(template: str, numbers: list) -> int | float:
 
 
 def _check_text(source: str, text: Any) -> None:
-    """Refuse a text with ``<...>`` in it: HyperPyYAML would go on resolving."""
-    inner = REFERENCE.search(text) if isinstance(text, str) else None
+    """Refuse a text that HyperPyYAML would go on with: a reference, or a tuple."""
+    if not isinstance(text, str):
+        return
+    if text.startswith("(") and text.endswith(")"):
+        raise _UnresolvedError(
+            f"{source}: its text is {text[:40]}, which HyperPyYAML would read as a "
+            "tuple, by a loader that runs code"
+        )
+    # Without a ">" behind it, each "<" would be searched to the end of the text.
+    inner = REFERENCE.search(text, 0, text.rfind(">") + 1)
     if inner:
         raise _UnresolvedError(
             f"{source}: its text holds {inner[0][:40]}, which HyperPyYAML would "

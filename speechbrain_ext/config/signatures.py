@@ -20,6 +20,7 @@ from typing import Any
 
 from .faults import Faults, did_you_mean, nearest
 from .tree import Node, walk
+from .trust import Guard
 
 #: where the names of a recipe nearly always come from
 _USUAL = ("speechbrain", "speechbrain_ext", "torch", "torchaudio")
@@ -118,7 +119,7 @@ class Beyond:
     anything: bool = False
 
 
-def check_signatures(root: Node, faults: Faults, check=None) -> None:
+def check_signatures(root: Node, faults: Faults, guard: Guard | None = None) -> None:
     """Report every target that does not exist or would refuse its arguments.
 
     Arguments
@@ -127,17 +128,19 @@ def check_signatures(root: Node, faults: Faults, check=None) -> None:
         The whole tree, includes expanded.
     faults : Faults
         Grows by all of them.
-    check : Callable, optional
-        Called with each node and the object that its name resolves to; raises
-        ValueError to forbid it.
+    guard : Guard, optional
+        What it refuses by its text is not imported; what it refuses as an object is
+        reported.
     """
     for _, node in walk(root):
         if node.target is None or node.tag.startswith("!include:"):
             continue
+        if guard is not None and guard.text_fault(node):
+            continue  # reported by `Guard.check_text`
         try:
             thing = locate(node.target)
-            if check is not None:
-                check(node, thing)
+            if guard is not None:
+                guard.check_object(node, thing)
             _check_kind(node, thing)
             for name, message in _argument_faults(node, thing):
                 known = node.kind == "map" and name in node.value

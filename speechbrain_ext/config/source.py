@@ -8,11 +8,14 @@ written out, so that what follows knows one way of sharing only.
 from __future__ import annotations
 
 import re
+import unicodedata
+import warnings
 from pathlib import Path
 from typing import Any
 
 import ruamel.yaml
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.composer import Composer
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from .faults import Faults, Where, did_you_mean
@@ -30,10 +33,14 @@ from .tree import (
     broken,
 )
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18
 MAX_DEPTH = 60
-MAX_NODES = 50_000
+MAX_NODES = 5_000
+MAX_SCALAR = 20_000
+MAX_MERGED = 20
 
+#: characters that show a reader another text than the one that is loaded
+_HIDDEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _YES_NO = re.compile(r"^(yes|no|on|off)$", re.I)
 
 
@@ -41,10 +48,12 @@ def read_source(path: Path, name: str, faults: Faults) -> Node | None:
     """Read one YAML file; faults are added to ``faults``, None if nothing is usable."""
     whole = Where(name)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as stream:  # no more of it than that, whatever it is
+            raw = stream.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
             faults.add(whole, f"larger than {MAX_BYTES} bytes: not a configuration")
             return None
-        text = path.read_text(encoding="utf-8")
+        text = raw.decode("utf-8-sig")
     except FileNotFoundError:
         beside = [other.name for other in path.parent.glob("*.yaml")]
         hint = did_you_mean(path.name, beside).replace("known", "beside it")
@@ -88,13 +97,31 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
         line = text.count("\n", 0, deep.start()) + 1
         faults.add(Where(name, line), "nested too deeply")
         return None
+    if hidden := _HIDDEN.search(text):
+        line = text.count("\n", 0, hidden.start()) + 1
+        faults.add(
+            Where(name, line),
+            f"holds the invisible character U+{ord(hidden[0]):04X}, which can make it "
+            "look other than it is",
+        )
+        return None
+    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
+    yaml.Composer = _Bounded
     try:
-        composed = ruamel.yaml.YAML(typ="safe", pure=True).compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ReusedAnchorWarning)
+            composed = yaml.compose(text)
+    except ReusedAnchorWarning as error:
+        first = str(error).strip().splitlines()[0]
+        faults.add(Where(name), f"{first}: a second one would change what it means")
+        return None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
         problem = error.problem or error.context
-        if "'['" in problem or "'{'" in problem:
+        if odd := re.search(r"found '([^\x00-\x7f])'", problem or ""):
+            problem += f": {_odd(odd[1])}"
+        elif "'['" in problem or "'{'" in problem:
             problem += "; in [...] and {...} write a reference as !ref '<a[b]>'"
         faults.add(Where(name, line), f"not YAML: {problem}")
         return None
@@ -113,6 +140,34 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
         if not isinstance(key, str):
             faults.add(node.where, f"{key}: a key at the top must be a text")
     return root
+
+
+def _odd(letter: str) -> str:
+    """Describe a letter that may look like another one."""
+    name = unicodedata.name(letter, "nameless")
+    return f"{letter} (U+{ord(letter):04X}, {name}); tags are of ASCII letters"
+
+
+class _Bounded(Composer):
+    """Gives up on a text of too many nodes before it is read to its end."""
+
+    def __init__(self, loader=None):
+        super().__init__(loader)
+        self.nodes = self.depth = 0
+
+    def compose_node(self, parent, index):
+        self.nodes += 1
+        self.depth += 1
+        if self.nodes > MAX_NODES or self.depth > MAX_DEPTH + 1:
+            mark = self.loader.parser.peek_event().start_mark
+            problem = f"nested more than {MAX_DEPTH} deep"
+            if self.nodes > MAX_NODES:
+                problem = f"more than {MAX_NODES} values: not a configuration"
+            raise MarkedYAMLError(problem=problem, problem_mark=mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 class _Converter:
@@ -206,7 +261,11 @@ class _Converter:
             if tag.startswith("!include:") and target:
                 return tag
             if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", target):
-                return tag
+                if target.isascii():
+                    return tag
+                odd = next(c for c in target if not c.isascii())
+                self.faults.add(where, f"{tag}: holds {_odd(odd)}")
+                return None
             self.faults.add(where, f"{tag}: needs a dotted name after the colon")
         elif tag.startswith(CORE):
             self.faults.add(where, f"{tag.replace(CORE, '!!')}: tag is not accepted")
@@ -219,6 +278,9 @@ class _Converter:
 
     def _scalar(self, raw: ScalarNode, tag: str, where: Where) -> Node:
         text = raw.value
+        if len(text) > MAX_SCALAR or (tag in ("!ref", "!copy") and len(text) > 2_000):
+            self.faults.add(where, f"{text[:40]}...: too long for one value")
+            return broken(where)
         quoted = raw.style is not None
         node = Node("scalar", tag, text, where, text, quoted=quoted)
         if tag == "!tuple" or (not tag and not quoted and TUPLE.match(text)):
@@ -273,8 +335,12 @@ class _Converter:
             for raw_key, raw_value in source.value:
                 where = self.where(raw_key)
                 if str(raw_key.tag) == CORE + "merge" and raw_key.style is None:
-                    if len(merged) < 100:
+                    if len(merged) < MAX_MERGED:
                         merged += self._merge_sources(raw_value, where)
+                    else:
+                        text = f"<<: merges more than {MAX_MERGED} mappings into one"
+                        self.faults.add(self.where(raw), text)
+                        return entries
                     continue
                 key = self._key(raw_key, where)
                 if key is not None and key not in entries:

@@ -19,13 +19,8 @@ from speechbrain_ext.scoring.ranking import RankedScores
 CRITERIA = ("eer", "min_dcf_0.05", "min_cllr")
 #: Trials of one fold: more don't tell more, since speakers are few.
 MAX_TRIALS = 200_000
-CANDIDATES = (
-    RAW_COSINE,
-    BackendSettings(center=True),
-    *(BackendSettings(wccn=shrinkage) for shrinkage in (0.1, 0.3, 1.0, 3.0)),
-    *(BackendSettings(as_norm=top) for top in (10, 20, 30)),
-    *(BackendSettings(wccn=1.0, as_norm=top) for top in (10, 20, 30)),
-)
+#: Neighbours that AS-norm may take; where a cohort has more speakers, the large, too.
+TOPS, LARGE_TOPS = (10, 20, 30), (100, 300)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +38,22 @@ class Choice:
     reason: str
 
 
+def usual_candidates(num_speakers: int) -> tuple[BackendSettings, ...]:
+    """Return what is tried with a cohort of so many speakers; the raw cosine first."""
+    tops = *TOPS, *(top for top in LARGE_TOPS if top < num_speakers)
+    return (
+        RAW_COSINE,
+        BackendSettings(center=True),
+        *(BackendSettings(wccn=shrinkage) for shrinkage in (0.1, 0.3, 1.0, 3.0)),
+        *(BackendSettings(as_norm=top) for top in tops),
+        *(BackendSettings(wccn=1.0, as_norm=top) for top in tops),
+    )
+
+
 def choose_backend(
     vectors: np.ndarray,
     speakers: Sequence[str],
-    candidates: Sequence[BackendSettings] = CANDIDATES,
+    candidates: Sequence[BackendSettings] | None = None,
     *,
     folds: int = 5,
     seed: int = 0,
@@ -64,9 +71,9 @@ def choose_backend(
         Embeddings of training speakers, [num_utterances, dim].
     speakers : sequence of str
         Who speaks, [num_utterances].
-    candidates : sequence of BackendSettings
+    candidates : sequence of BackendSettings or None
         What to choose from; the raw cosine is always among them. Of equals the first
-        wins.
+        wins. None: `usual_candidates` for the speakers that each fold learns from.
     folds : int
         Parts (>= 2); fewer, if there are not two speakers with two utterances for each.
     seed : int
@@ -90,7 +97,6 @@ def choose_backend(
             f"scoring: criterion must be one of {', '.join(CRITERIA)}, got "
             f"{criterion!r}"
         )
-    candidates = list(dict.fromkeys([RAW_COSINE, *candidates]))
     parts = _folds(vectors, speakers, folds, seed)
     if not parts:
         return Choice(
@@ -99,6 +105,11 @@ def choose_backend(
             "two folds need four training speakers with two usable utterances each: "
             "the raw cosine stays",
         )
+    if candidates is None:
+        candidates = usual_candidates(
+            min(len(set(part.training_speakers)) for part in parts)
+        )
+    candidates = list(dict.fromkeys([RAW_COSINE, *candidates]))
     rows = [_row(settings) for settings in candidates]
     for fold in parts:
         for settings, row in zip(candidates, rows, strict=True):

@@ -266,8 +266,9 @@ class RankedScores:
                 raise ValueError(
                     f"scoring: a false alarm rate is between 0 and 1, got {wanted}"
                 )
-            # 3 of 300 is not 0.01 to the last bit, but it is what was asked for.
-            first = int(np.searchsorted(-far, -wanted * (1 + 1e-12)))
+            # 3 of 300 is not 0.01 to the last bit, but it is what was asked for; rates
+            # are differences to 1, so their rounding is that of 1.
+            first = int(np.searchsorted(-far, -(wanted + 1e-14)))
             points.append(
                 Operating(
                     float(far[first]), float(frr[first]), float(thresholds[first])

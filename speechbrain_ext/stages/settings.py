@@ -84,7 +84,9 @@ def _read(words: Sequence[str]):
     from speechbrain_ext.config.loader import plan_recipe
 
     faults = Faults()
-    recipe, overrides, presets = split_command_line(words, "run.sh", faults)
-    plan = plan_recipe(recipe, overrides, presets=presets)
+    given = split_command_line(words, "run.sh", faults)
+    plan = plan_recipe(
+        given.recipe, given.overrides, presets=given.presets, allow=given.allow
+    )
     plan.faults.extend(faults)
     return plan

@@ -19,6 +19,7 @@ from speechbrain.utils.distributed import (
 )
 
 from speechbrain_ext.config import Recipe
+from speechbrain_ext.config.allowlist.memory import remember
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import write_json, write_text
 from speechbrain_ext.resume.history import add_to_history, write_data_record
@@ -147,8 +148,8 @@ def open_experiment(recipe: Recipe, past: Past) -> Path:
     """Make or continue the experiment folder of a recipe.
 
     Writes ``hyperparams.yaml`` (resolved, self-contained), ``env.json``, ``data.json``
-    (what the manifests are), ``resumed.json`` if settings changed, and opens
-    ``log.txt``.
+    (what the manifests are), ``allow.json`` if a person allowed names beyond the list,
+    ``resumed.json`` if settings changed, and opens ``log.txt``.
 
     Arguments
     ---------
@@ -169,6 +170,11 @@ def open_experiment(recipe: Recipe, past: Past) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     add_to_history(folder, past.changes, past.epochs_done)
     write_text(folder / "hyperparams.yaml", recipe.resolved_yaml)
+    if not remember(folder, recipe.allow):
+        logging.getLogger(__name__).warning(
+            "what --allow allowed can't be kept for the next stages: no place for a "
+            "key in the home folder; see XDG_STATE_HOME"
+        )
     write_data_record(folder, past.data)
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     started = {"run_opts": recipe.run_opts, "ranks": ranks}

@@ -61,6 +61,8 @@ def test_a_folder_of_speakers_becomes_a_split_with_the_command_inside(tmp_path):
         (["--max_rejected", "20"], "lies in [0, 1]"),
         (["--chunk_seconds", "-1"], "lies in [0, 60]"),
         (["--vad", "web"], "invalid choice"),
+        (["--subset_seed", "3"], "espeak takes no --subset_seed"),
+        (["--max_files_per_speaker", "9"], "espeak takes no --max_files_per_speaker"),
     ],
 )
 def test_impossible_numbers_are_exit_code_2(options, message, tmp_path):

@@ -90,11 +90,18 @@ def telugu(checkout, tmp_path):
 def test_telugu_help_lists_stages_and_options(telugu):
     code, out, _ = telugu("--help")
     assert code == 0
-    for line in ("0  data", "1  prepare", "2  train", "3  evaluate", "5  report"):
+    for line in (
+        "0  data",
+        "1  prepare",
+        "2  train",
+        "3  evaluate",
+        "5  report",
+        "6  pack",
+    ):
         assert f"  {line}" in out
     for option in (
         "stage stop_stage force dry_run ngpu nj recipe preset tag expdir data_folder "
-        "corpus help datadir python"
+        "corpus help datadir python allow"
     ).split():
         assert f"  --{option}" in out
 
@@ -131,7 +138,7 @@ def test_telugu_dry_run_names_each_command(telugu, tmp_path):
     )
     assert code == 0, err
     lines = commands_of(out)
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert f"--corpus=folder --datadir={tmp_path}/d" in lines[1]
     assert f"'--data_folder={tmp_path}/my rec'" in lines[1]
     assert "torch.distributed.run --standalone --nproc_per_node=2" in lines[2]
@@ -139,6 +146,26 @@ def test_telugu_dry_run_names_each_command(telugu, tmp_path):
     assert lines[2].endswith("--device=cuda")
     assert f"evaluate.py {exp} --test_manifest={tmp_path}/d/test.json" in lines[3]
     assert not exp.exists()
+
+
+@pytest.mark.parametrize("stage", ["data", "report"])
+def test_a_recipe_that_is_refused_stops_before_anything_runs(telugu, tmp_path, stage):
+    canary, exp = tmp_path / "canary", tmp_path / "exp"
+    recipe = tmp_path / "own.yaml"
+    run = f"!apply:os.system [touch {canary}]"
+    recipe.write_text(f"{OWN_RECIPE}bag: !new:collections.Counter\nrun: {run}\n")
+    words = ["--recipe", "own.yaml", "--expdir", exp, "--datadir", tmp_path / "d"]
+    code, out, err = telugu(*words, "--stage", stage)
+    assert code == 2
+    assert "line 5  !apply:os.system: refused, it runs commands" in err
+    assert "Stage" not in out
+    for path in (canary, exp, tmp_path / "d"):
+        assert not path.exists()
+    allowed = ["--allow", "os.system", "--allow=collections.Counter"]
+    code, out, err = telugu(*words, *allowed, "--dry_run")
+    assert code == 0, err
+    assert "--allow=os.system --allow=collections.Counter" in commands_of(out)[2]
+    assert not canary.exists()
 
 
 # --- egs/voxceleb_mini -------------------------------------------------------------
@@ -153,7 +180,7 @@ def voxceleb(checkout, tmp_path):
 def test_voxceleb_mini_help_lists_stages_and_options(voxceleb):
     code, out, _ = voxceleb("--help")
     assert code == 0
-    names = ("data", "prepare", "train", "embed", "score", "report")
+    names = ("data", "prepare", "train", "embed", "score", "report", "pack")
     for number, name in enumerate(names):
         assert f"  {number}  {name}" in out
     for option in (
@@ -195,7 +222,7 @@ def test_voxceleb_mini_dry_run_names_each_command(voxceleb, tmp_path, checkout):
     )
     assert code == 0, err
     lines = commands_of(out)
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert f"--corpus=folder --datadir={data}" in lines[1]
     assert f"'--data_folder={tmp_path}/my rec' --split_seed=3 --num_test=5" in lines[1]
     assert f"--train_manifest={data}/split3/train.json" in lines[2]
@@ -205,6 +232,7 @@ def test_voxceleb_mini_dry_run_names_each_command(voxceleb, tmp_path, checkout):
     assert f"score.py {exp} --data={data}/split3 --backend=auto" in lines[4]
     assert lines[4].endswith("--nan_trials=filter --max_nan_trials=2")
     assert lines[5].endswith(f"-m speechbrain_ext report {exp}")
+    assert lines[6].endswith(f"pack {exp} --output={exp}/exp.zip")
     assert not exp.exists()
     assert not data.exists()
 

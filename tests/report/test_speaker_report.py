@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from matplotlib.image import imread
 
 from speechbrain_ext.cli import run
+from speechbrain_ext.report.speaker import plots
 from speechbrain_ext.report.speaker.collection import (
     ablation_row,
     render_ablation,
@@ -211,3 +212,34 @@ def test_a_score_file_of_another_form_is_a_message(tmp_path, capsys, text, messa
     assert run(score, [str(path)], "score") == 2
     assert message in capsys.readouterr().err
     assert run(score, [str(tmp_path / "none.txt")], "score") == 2
+
+
+def test_a_score_file_that_stops_being_text_is_a_message(tmp_path, capsys):
+    path = tmp_path / "scores.txt"
+    path.write_bytes(b"0.5 1\n0.1 0\n" * 20_000 + b"\xff\xfe 1\n")
+    assert run(score, [str(path)], "score") == 2
+    assert "can't be read as text" in capsys.readouterr().err
+
+
+def test_what_cllr_needs_is_told_as_this_command_takes_it(tmp_path, capsys):
+    path = tmp_path / "scores.txt"
+    path.write_text("0.5 1\n0.1 0\n")
+    assert run(score, [str(path)], "score") == 0
+    told = capsys.readouterr().out
+    assert "--ratios" in told
+    assert "--calibrate" not in told
+    assert run(score, [str(path), "--ratios"], "score") == 0
+    assert "--ratios" not in capsys.readouterr().out
+
+
+def test_a_threshold_in_a_picture_has_the_rate_that_was_asked_for(
+    tmp_path, monkeypatch
+):
+    seen = {}
+    monkeypatch.setattr(plots, "plot_histograms", lambda panels, _: seen.update(panels))
+    path = tmp_path / "scores.txt"
+    path.write_text("0.9 1\n0.4 1\n0.5 0\n0.1 0\n")
+    options = [str(path), f"--plots={tmp_path}", "--far=0.5", "--far=0.0005"]
+    assert run(score, options, "score") == 0
+    (panel,) = seen.values()
+    assert panel[2] == [("at EER", 0.5), ("FAR 50 %", 0.4), ("FAR 0.05 %", 0.9)]

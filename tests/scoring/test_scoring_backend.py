@@ -152,6 +152,15 @@ def test_steps_follow_each_other_as_their_formulas_say():
     np.testing.assert_array_equal(found, norm.normalise(scores, y, enroll, test))
 
 
+@pytest.mark.parametrize(
+    ("speakers", "tops"), [(30, []), (260, [100]), (800, [100, 300])]
+)
+def test_a_large_cohort_may_have_more_neighbours(speakers, tops):
+    x, names = corpus(speakers=speakers, utterances=2)
+    found = {row["as_norm"] for row in choose_backend(x, names, folds=2).table}
+    assert found == {None, 10, 20, 30, *tops}
+
+
 def test_bad_settings_are_refused():
     x, names = corpus()
     with pytest.raises(ValueError, match="folds must be at least 2, got 1"):

@@ -202,6 +202,17 @@ def test_threshold_at_a_far_is_the_lowest_that_keeps_it(wanted):
         assert np.mean(scores[~labels] >= lower.max()) > wanted
 
 
+@pytest.mark.parametrize("num_nontargets", [300, 100_000, 1_000_000, 3_000_000])
+def test_a_far_that_a_whole_number_of_trials_has_is_met_exactly(num_nontargets):
+    # 1 - (n - 1) / n is not 1 / n to the last bit.
+    scores = np.arange(num_nontargets + 1.0)
+    labels = scores == num_nontargets
+    for count in (1, 3, num_nontargets // 100):
+        wanted = count / num_nontargets
+        (point,) = metrics.thresholds_at_far(scores, labels, [wanted])
+        assert np.count_nonzero(scores[~labels] >= point.threshold) == count
+
+
 def test_thinned_det_curve_has_both_ends_and_lies_on_the_whole_curve():
     scores, labels = trials(9, size=20000)
     whole = metrics.det_curve(scores, labels, max_points=10**6)

@@ -200,6 +200,7 @@ def test_an_embedding_that_is_not_finite_is_named_and_touches_no_other(
     with pytest.raises(WorkError, match=r"test: 1 of 5 embeddings .*: test\.2\n") as e:
         embed_split(exp, data)
     assert e.value.exit_code == 1
+    assert "--max_nan_trials" in str(e.value)  # an option of run.sh
     found = EmbeddingSet.load(exp / "embeddings" / "test.npz")
     assert found.nonfinite() == ["test.2"]
     others = ["test.0", "test.1", "test.3", "test.4"]
@@ -229,6 +230,24 @@ def test_long_audio_is_the_mean_of_equal_chunks(trained):
     for row in (0, 2):
         assert np.abs(found[row] - torch.stack(alone).mean(0).numpy()).max() <= 1e-5
     assert np.abs(found[1] - whole.numpy()).max() <= 1e-5
+
+
+def test_only_the_reduced_precision_of_convolutions_is_switched_off(trained):
+    # Without cuDNN a GPU convolves many times more slowly.
+    cudnn, seen = torch.backends.cudnn, []
+
+    def flags():
+        return cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+
+    before = flags()
+    embedder = load_embedder(trained, "cpu")
+    hook = embedder.encoder.register_forward_pre_hook(lambda *_: seen.append(flags()))
+    try:
+        embedder.embed([toy_speakers.noise(1, 0.5)])
+    finally:
+        hook.remove()
+    assert seen == [(*before[:3], False)]
+    assert flags() == before
 
 
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 25, 101])

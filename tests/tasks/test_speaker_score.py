@@ -1,5 +1,6 @@
 """Scores of embeddings: what is chosen, counted, named, refused; nothing improves."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from sklearn.metrics import roc_curve
 
+from speechbrain_ext.data.manifest import read_manifest, write_manifest
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.report.collection import render_collection
 from speechbrain_ext.report.command import make_report
@@ -63,7 +65,8 @@ def test_raw_cosine_and_channel_stand_beside_the_chosen_one(clean):
     assert set(figures["per_source"]) == {"cells", "halls"}
     assert results["conditions"]["split_seed"] == 3
     assert results["conditions"]["num_test_speakers"] == 6
-    assert "one session" in results["conditions"]["caveat"]
+    assert results["conditions"]["num_train_speakers"] == 12
+    assert "come from one source" in results["conditions"]["caveat"]
 
 
 def test_the_choice_does_not_see_the_test_speakers(clean, tmp_path):
@@ -101,6 +104,42 @@ def test_what_a_user_asks_for_is_marked_and_said(clean, tmp_path):
     assert "--backend as_norm" in render_markdown(results)
 
 
+def test_train_speakers_without_a_segment_are_counted_all_the_same(tmp_path):
+    exp, data = make_split(tmp_path)
+    known = json.loads((exp / "speakers.json").read_text())
+    known["speakers"].append("train99")  # said too little for the cohort
+    (exp / "speakers.json").write_text(json.dumps(known))
+    conditions = score(exp, data, draws=1)["conditions"]
+    assert conditions["num_train_speakers"] == 13
+
+
+def with_sources(data, source_of):
+    path = data / "test.json"
+    utterances = read_manifest(path).values()
+    write_manifest(
+        path,
+        [dataclasses.replace(u, source=source_of(u)) for u in utterances],
+    )
+
+
+@pytest.mark.parametrize(
+    ("source_of", "is_said"),
+    [
+        # One of six was recorded twice: the others' channel is still given away.
+        (lambda u: u.utt_id[-1] if u.spk_id == "test00" else "room", True),
+        (lambda u: u.utt_id[-1], False),
+        (lambda u: None, False),
+    ],
+)
+def test_a_shared_channel_is_warned_of_where_most_speakers_have_one(
+    tmp_path, source_of, is_said
+):
+    exp, data = make_split(tmp_path)
+    with_sources(data, source_of)
+    conditions = score(exp, data, draws=1)["conditions"]
+    assert (conditions["caveat"] is not None) == is_said
+
+
 def test_calibrated_scores_are_ratios_and_rank_as_before(clean, tmp_path):
     exp, data = make_split(tmp_path)
     results = score(exp, data, calibrate=True, draws=1)
@@ -109,6 +148,24 @@ def test_calibrated_scores_are_ratios_and_rank_as_before(clean, tmp_path):
     figures = chosen_system(results)["lists"]["main"]
     assert figures["min_cllr"] <= figures["cllr"] < 1
     assert chosen_system(clean[2])["lists"]["main"]["cllr"] is None
+
+
+def respoken(exp, role, vectors):
+    """Write other vectors for the utterances of a role."""
+    path = exp / "embeddings" / f"{role}.npz"
+    one = EmbeddingSet.load(path)
+    EmbeddingSet(one.ids, vectors(one), one.seconds, one.checkpoint).save(path)
+
+
+def test_what_can_not_be_calibrated_is_a_message(tmp_path):
+    few, data = make_split(tmp_path / "few", train=3)
+    with pytest.raises(UserError, match="cosine can't be calibrated: .* need four"):
+        score(few, data, calibrate=True)
+    # A network that says the same of everybody.
+    flat, data = make_split(tmp_path / "flat")
+    respoken(flat, "cohort", lambda one: np.ones_like(one.vectors))
+    with pytest.raises(UserError, match="nothing to learn\n.*without --calibrate"):
+        score(flat, data, calibrate=True)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -140,6 +197,24 @@ def test_filtering_is_marked_in_every_table(tmp_path):
     for title in ("Equal error", "Detection costs", "Thresholds", "EER by source"):
         assert any(heading.startswith(title) for heading in marked), title
     assert any("most often confused" in heading for heading in marked)
+
+
+def test_a_zero_embedding_is_named_once_and_not_each_of_its_trials(tmp_path):
+    exp, data = make_split(tmp_path)
+    respoken(exp, "test", lambda one: one.vectors * (np.arange(len(one)) > 0)[:, None])
+    with pytest.raises(WorkError, match=r"35 trials.*\n.*test00\.0 .*: all .* are 0"):
+        score(exp, data, draws=1)
+    (named,) = read_results(exp / "results.json")["nan_trials"]["named"]
+    assert named["utt_id"] == "test00.0"
+    assert named["trials"] == {"hard": 17, "main": 35}
+
+
+def test_the_number_of_trials_without_score_is_that_of_all_utterances(tmp_path):
+    exp, data = make_split(tmp_path)
+    respoken(exp, "test", lambda one: np.full_like(one.vectors, np.nan))
+    for nan_trials in ("raise", "count"):
+        with pytest.raises(WorkError, match="score: 630 trials of a list have no"):
+            score(exp, data, nan_trials=nan_trials, draws=1)
 
 
 def test_nan_can_be_refused_with_nothing_written(tmp_path):
@@ -277,7 +352,7 @@ def test_report_shows_every_system_with_its_interval(clean):
         cell = f"{100 * figures['eer']:.2f} [{low}, {high}]"
         assert cell in text
         assert cell in page
-    assert "Caveat: each test speaker was recorded in one session" in page
+    assert "Caveat: the recordings of a test speaker come from one source" in page
     assert page.count("data:image/png;base64,") == 3
 
 

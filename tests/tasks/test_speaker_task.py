@@ -198,6 +198,18 @@ def test_without_averages_the_lowest_eer_wins_and_a_nan_never(data, tmp_path):
     assert info["sample_rate"] == 16000
 
 
+def test_an_epoch_whose_validation_lost_utterances_never_wins_by_it(data, tmp_path):
+    folder = tmp_path / "exp"
+    brain = train(recipe(data, folder, number_of_epochs=1, average_checkpoints=0))
+    checkpointer = VerifiedCheckpointer(folder / "save", {"encoder": brain.encoder})
+    own = load_encoder(folder)[1]["checkpoint"]
+    meta = checkpointer.list_checkpoints()[0].meta
+    assert meta["nonfinite"] == 0
+    lucky = {"eer": 0.0, "loss": 0.0, "epoch": 2, "nonfinite": 1}
+    checkpointer.save_checkpoint(meta=lucky, name="lucky")
+    assert load_encoder(folder)[1]["checkpoint"] == own
+
+
 def test_an_experiment_that_was_moved_gives_the_same_encoder(trained, tmp_path):
     moved = shutil.copytree(trained[0], tmp_path / "elsewhere")
     ours, info = load_encoder(moved)
@@ -309,6 +321,19 @@ def test_crops_longer_than_every_utterance_are_refused(data, tmp_path):
     assert f"crop_seconds is {longest + 1}" in str(caught.value)
     assert f"has {longest:.2f} s" in str(caught.value)
     assert not (tmp_path / "exp" / "hyperparams.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "prob"), [("noise_folder", "noise_prob"), ("rir_folder", "reverb_prob")]
+)
+def test_a_folder_of_noise_that_nothing_would_be_taken_from_is_told(
+    data, tmp_path, folder, prob
+):
+    given = {folder: str(tmp_path), prob: 0.0}
+    with pytest.raises(UserError, match=f"{folder} .*--{prob}=0.5"):
+        train(recipe(data, tmp_path / "exp", **given))
+    built = recipe(data, tmp_path / "exp", **{**given, prob: 0.2})
+    task.check_settings(built.hparams, built.run_opts)
 
 
 def test_several_processes_on_a_cpu_are_told_that_batchnorm_forbids_them(

@@ -11,6 +11,7 @@ from pathlib import Path
 from speechbrain_ext.data.corpora import Corpus, open_corpus
 from speechbrain_ext.data.corpora.choice import choose_corpus
 from speechbrain_ext.data.vad import DETECTORS
+from speechbrain_ext.errors import UserError
 
 _HERE = Path(__file__).resolve().parent
 _DATA = _HERE.parent / "data"
@@ -21,6 +22,18 @@ _NAMES = {
     "voxceleb1": "voxceleb1",
     "folder": "folder",
     "espeak": "espeak_voices",
+}
+
+#: Which options a corpus has -> what they are called there.
+_OPTIONS = {
+    "debian": {"max_files_per_speaker": "max_files_per_speaker"},
+    "voxceleb1": {
+        "num_speakers": "num_speakers",
+        "subset_seed": "seed",
+        "max_files_per_speaker": "max_files_per_speaker",
+    },
+    "folder": {},
+    "espeak": {"num_speakers": "num_voices"},
 }
 
 #: Recordings that are trimmed already; ``--vad`` of the others is silero.
@@ -89,22 +102,31 @@ def corpus_of(options: argparse.Namespace) -> tuple[Corpus, Path]:
 
 
 def _settings_of(options: argparse.Namespace) -> dict:
+    """Return what the corpus is opened with.
+
+    Raises
+    ------
+    UserError
+        If an option is given that the corpus would not look at.
+    """
+    given = {
+        name: getattr(options, name)
+        for name in ("num_speakers", "subset_seed", "max_files_per_speaker")
+        if getattr(options, name) is not None
+    }
+    names = _OPTIONS[options.corpus]
+    if strange := given.keys() - names.keys():
+        told = ", ".join(f"--{name}" for name in sorted(strange))
+        known = ", ".join(f"--{name}" for name in names) or "none of these options"
+        raise UserError(
+            f"data: --corpus {options.corpus} takes no {told}; it takes {known}"
+        )
+    settings = {names[name]: value for name, value in given.items()}
     if options.corpus == "folder":
-        return {"speaker_from_folder": True, "require_speaker": True}
-    if options.corpus == "espeak":
-        settings = {
-            "sentences": _HERE / "sentences.txt",
-            "num_voices": options.num_speakers,
-        }
-    elif options.corpus == "debian":
-        settings = {"max_files_per_speaker": options.max_files_per_speaker}
-    else:
-        settings = {
-            "num_speakers": options.num_speakers,
-            "seed": options.subset_seed,
-            "max_files_per_speaker": options.max_files_per_speaker,
-        }
-    return {name: value for name, value in settings.items() if value is not None}
+        settings |= {"speaker_from_folder": True, "require_speaker": True}
+    elif options.corpus == "espeak":
+        settings["sentences"] = _HERE / "sentences.txt"
+    return settings
 
 
 def typed_command() -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from speechbrain_ext.report.speaker import plots
 from speechbrain_ext.report.speaker.results import chosen_system, scores_path
+from speechbrain_ext.scoring.figures import FARS
 from speechbrain_ext.scoring.trials import read_scores
 
 
@@ -70,11 +71,13 @@ def _scored(folder: Path, system: str, trials: str):
     return scores, scored.labels
 
 
-def named_thresholds(figures: dict[str, Any]) -> list[tuple[str, float]]:
+def named_thresholds(
+    figures: dict[str, Any], fars: Sequence[float] = FARS
+) -> list[tuple[str, float]]:
     """Named scores at which decisions change; those that do not exist are left out."""
     named = [("at EER", figures["eer_threshold"])]
     named += [
-        (f"FAR {rate}", point["threshold"])
-        for rate, point in zip(("1 %", "0.1 %"), figures["thresholds"], strict=False)
+        (f"FAR {100 * rate:g} %", point["threshold"])
+        for rate, point in zip(fars, figures["thresholds"], strict=False)
     ]
     return [(name, value) for name, value in named if value is not None]

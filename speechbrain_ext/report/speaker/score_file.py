@@ -11,7 +11,7 @@ from rich.console import Console
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.report.speaker.text import missing_note, percent, small
 from speechbrain_ext.report.tables import Table, print_table
-from speechbrain_ext.scoring.figures import FARS, trial_figures
+from speechbrain_ext.scoring.figures import FARS, NOT_CALIBRATED, trial_figures
 from speechbrain_ext.scoring.trials import Trials, read_scores
 
 _NAMED = 5
@@ -44,18 +44,19 @@ def read_any_scores(
         trials, scores = read_scores(path)
         return scores, trials.labels, trials
     scores, labels, faults = [], [], []
-    with open(path, encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                score, label = line.split()
-                if label not in ("0", "1"):
-                    raise ValueError
-                scores.append(float(score))
-                labels.append(label == "1")
-            except ValueError:
-                faults.append(f"  line {number}: {line.strip()[:80]}")
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, 1):
+                fields = line.split()
+                try:
+                    score, label = fields
+                    labels.append({"0": False, "1": True}[label])
+                    scores.append(float(score))
+                except (ValueError, KeyError):
+                    if fields:
+                        faults.append(f"  line {number}: {line.strip()[:80]}")
+    except UnicodeDecodeError as error:
+        raise UserError(f"score: {path} can't be read as text ({error})") from error
     if faults:
         more = [f"  and {len(faults) - _NAMED} more"] if len(faults) > _NAMED else []
         raise UserError(
@@ -89,7 +90,10 @@ def figure_tables(
     ]
     if figures["cllr"] is not None:
         rows.append(["Cllr, bits", small(figures["cllr"])])
-    notes = [f"{heading}: {why}" for heading, why in figures["not_measured"].items()]
+    reasons = figures["not_measured"]
+    if reasons.get("cllr") == NOT_CALIBRATED:
+        reasons = reasons | {"cllr": "only of log-likelihood ratios: --ratios"}
+    notes = [f"{heading}: {why}" for heading, why in reasons.items()]
     points = [("EER", figures["eer"], figures["eer"], figures["eer_threshold"])]
     points += [
         (f"FAR {100 * rate:g} %", point["far"], point["frr"], point["threshold"])
@@ -163,7 +167,8 @@ def score(scores_file, nan_trials, max_nan_trials, fars, ratios, plots) -> int:
     for table in figure_tables(figures, path.name, nan_trials, fars):
         print_table(table, console)
     if plots:
-        _draw(path.stem, scores, labels, figures, Path(plots), nan_trials)
+        folder = Path(plots)
+        _draw(path.stem, scores, labels, figures, fars, folder, nan_trials)
         click.echo(f"written: DET.png and score_histograms.png in {plots}")
     if missing > max_nan_trials:
         named = _name_missing(path, scores, trials)
@@ -181,11 +186,11 @@ def score(scores_file, nan_trials, max_nan_trials, fars, ratios, plots) -> int:
     return 0
 
 
-def _draw(name, scores, labels, figures, folder: Path, nan: str) -> None:
+def _draw(name, scores, labels, figures, fars, folder: Path, nan: str) -> None:
     # matplotlib takes a second to import; --help shall not wait for it.
     from speechbrain_ext.report.speaker.pictures import named_thresholds
     from speechbrain_ext.report.speaker.plots import plot_det, plot_histograms
 
     plot_det({name: {name: (scores, labels)}}, folder / "DET.png", nan=nan)
-    points = named_thresholds(figures)
+    points = named_thresholds(figures, fars)
     plot_histograms({name: (scores, labels, points)}, folder / "score_histograms.png")

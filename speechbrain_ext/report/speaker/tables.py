@@ -23,6 +23,7 @@ from speechbrain_ext.report.speaker.text import (
     trials_note,
 )
 from speechbrain_ext.report.tables import Page, Table
+from speechbrain_ext.scoring.figures import FARS
 
 #: Cost in a list's figures -> heading
 COSTS = {
@@ -185,7 +186,7 @@ def threshold_table(results: dict[str, Any], trials: str) -> Table | None:
         points = [("EER", figures["eer"], figures["eer"], figures["eer_threshold"])]
         points += [
             (f"FAR {100 * rate:g} %", point["far"], point["frr"], point["threshold"])
-            for rate, point in zip((0.01, 0.001), figures["thresholds"], strict=False)
+            for rate, point in zip(FARS, figures["thresholds"], strict=False)
         ]
         for name, far, frr, threshold in points:
             at = "none" if threshold is None else f"{threshold:.4f}"

@@ -14,6 +14,7 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
 from speechbrain_ext.next_command import next_command
 from speechbrain_ext.tasks.conditions import trained_recipe
+from speechbrain_ext.tasks.packed import WEIGHTS, load_packed
 
 
 def load_codec(
@@ -48,7 +49,16 @@ def load_codec(
     codec = recipe.hparams["modules"].get("codec")
     if codec is None:
         raise UserError(f"{stage}: {folder} holds no codec, but another task")
-    found = load_best(codec, Path(recipe.hparams["save_folder"]), stage=stage)
+    save_folder = Path(recipe.hparams["save_folder"])
+    if packed := load_packed(codec, folder, save_folder, "codec"):
+        return codec.to(device).eval(), {
+            "checkpoint": WEIGHTS,
+            "sha256": packed["sha256"],
+            "recipe": recipe,
+            "epoch": packed["epoch"],
+            "valid_snr_db": packed["snr"],
+        }
+    found = load_best(codec, save_folder, stage=stage)
     return codec.to(device).eval(), {
         "checkpoint": str(found.path.relative_to(folder)),
         "sha256": sha256_file(found.paramfiles["codec"]),

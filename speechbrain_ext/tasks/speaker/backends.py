@@ -111,7 +111,8 @@ def make_systems(
     Raises
     ------
     UserError
-        If there are too few training speakers for what was asked.
+        If there are too few training speakers for what was asked, or they are not told
+        apart, so that nothing can be calibrated.
     """
     usable = ~np.isnan(unit_vectors(cohort.vectors)).any(axis=1)
     left_out = [cohort.ids[row] for row in np.flatnonzero(~usable)]
@@ -217,9 +218,15 @@ def _backend_system(kind, settings, cohort, speakers, calibrate, seed) -> System
     }
     if not calibrate:
         return System(kind, LABELS[kind], written, backend.score)
-    calibration = Calibration().fit(
-        *held_out_scores(cohort.vectors, speakers, settings, seed=seed)
-    )
+    try:
+        calibration = Calibration().fit(
+            *held_out_scores(cohort.vectors, speakers, settings, seed=seed)
+        )
+    except ValueError as error:
+        raise UserError(
+            f"score: {LABELS[kind]} can't be calibrated: {error}\n  Next: score "
+            "without --calibrate, or train longer or on more speakers"
+        ) from error
 
     def score(vectors, enroll, test):
         return calibration.transform(backend.score(vectors, enroll, test))

@@ -40,7 +40,7 @@ class SpeakerBrain(TaskBrain):
     Validation embeds 3 s pieces of each utterance: cross-entropy without margin,
     accuracy over utterances, and the equal error rate of all pairs of pieces. The best
     checkpoint has the lowest equal error rate, and of equal ones the lowest loss; what
-    is not finite is the worst there is.
+    is not finite is the worst there is, also of a single utterance (`valid_rank`).
     """
 
     shown_terms = ("loss", "accuracy")
@@ -182,8 +182,8 @@ class SpeakerBrain(TaskBrain):
         if stage == Stage.VALID:
             stats = self._valid_stats()
             self.log_epoch(epoch, stats)
-            meta = {"eer": stats["eer"], "loss": stats["loss"], "epoch": epoch}
+            meta = {key: stats[key] for key in ("eer", "loss", "nonfinite")}
             # The guarded checkpointer verifies the state.
             self.checkpointer.save_and_keep_only(
-                meta=meta, importance_keys=[valid_rank]
+                meta={**meta, "epoch": epoch}, importance_keys=[valid_rank]
             )

@@ -114,7 +114,7 @@ def embed_split(
             raise WorkError(
                 f"{told}\n  All files were written; scoring counts these as errors.\n"
                 f"  Next: speechbrain-ext doctor {experiment}; or go on all the same: "
-                "--allow_nonfinite"
+                "./run.sh --max_nan_trials=N (of embed.py: --allow_nonfinite)"
             )
         print(told, file=sys.stderr)
     return sets

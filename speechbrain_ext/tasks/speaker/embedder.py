@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -127,8 +128,7 @@ class Embedder:
     @torch.inference_mode()
     def _forward_batch(self, wavs: np.ndarray) -> Embedded:
         batch = torch.from_numpy(wavs).to(self.device)
-        # TF32, cuDNN's default for convolutions, would keep three digits only.
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with _full_precision():
             speaker = self.encoder(batch, None)
             log_mels = self.encoder.features(batch)
         mean = log_mels.mean(1)
@@ -137,6 +137,18 @@ class Embedder:
             speaker.float().cpu().numpy(),
             torch.cat([mean, std], 1).float().cpu().numpy(),
         )
+
+
+def _full_precision() -> contextlib.AbstractContextManager:
+    """Keep cuDNN from TF32, its default for convolutions: it has three digits only."""
+    cudnn = torch.backends.cudnn
+    # Without these, `flags` would switch cuDNN off altogether.
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
 
 
 def cut(wav: np.ndarray, max_samples: int) -> np.ndarray:

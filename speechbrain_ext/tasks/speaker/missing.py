@@ -15,9 +15,10 @@ _NAMED_IN_MESSAGE = 5
 
 
 def finite_rows(embeddings: EmbeddingSet, ids: list[str]) -> np.ndarray:
-    """Vectors of utterances; one with any NaN or Inf is all NaN.
+    """Vectors of utterances; one with any NaN or Inf, or all zero, is all NaN.
 
-    An Inf beside finite values could still give a finite score somewhere.
+    An Inf beside finite values could still give a finite score somewhere, and so could
+    zeros of which a mean is taken.
 
     Returns
     -------
@@ -25,8 +26,21 @@ def finite_rows(embeddings: EmbeddingSet, ids: list[str]) -> np.ndarray:
         float32 [number of ids, dim].
     """
     vectors = embeddings.rows(ids)
-    vectors[~np.isfinite(vectors).all(axis=1)] = np.nan
+    vectors[_has_no_direction(vectors)] = np.nan
     return vectors
+
+
+def _has_no_direction(vectors: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1)
+
+
+def count_lost(embeddings: EmbeddingSet, lists: Mapping[str, Trials]) -> int:
+    """Count the trials of a list without score, in the list that has most."""
+    most = 0
+    for trials in lists.values():
+        lost = _has_no_direction(embeddings.rows(trials.ids))
+        most = max(most, int((lost[trials.enroll] | lost[trials.test]).sum()))
+    return most
 
 
 def blame_embeddings(
@@ -35,7 +49,7 @@ def blame_embeddings(
     utterances: Mapping[str, Utterance],
     system: str,
 ) -> list[dict[str, Any]]:
-    """Name the utterances whose embedding is not finite, with their trials.
+    """Name the utterances whose embedding is not finite, or zero, with their trials.
 
     Arguments
     ---------
@@ -55,22 +69,24 @@ def blame_embeddings(
         utterance that a trial names.
     """
     named = []
-    for utt_id in embeddings.nonfinite():
-        counts = {}
+    for row in np.flatnonzero(_has_no_direction(embeddings.vectors)):
+        utt_id, vector, counts = embeddings.ids[row], embeddings.vectors[row], {}
         for name, trials in lists.items():
             where = [i for i, known in enumerate(trials.ids) if known == utt_id]
             hit = np.isin(trials.enroll, where) | np.isin(trials.test, where)
             if hit.any():
                 counts[name] = int(hit.sum())
-        vector = embeddings.rows([utt_id])[0]
         bad = int(np.count_nonzero(~np.isfinite(vector)))
+        why = f"{bad} of {vector.size} values are not finite"
+        if not bad:
+            why = f"all {vector.size} values are 0"
         if counts:
             named.append(
                 {
                     "utt_id": utt_id,
                     "file": file_name(utterances[utt_id]),
                     "system": system,
-                    "why": f"{system}: {bad} of {vector.size} values are not finite",
+                    "why": f"{system}: {why}",
                     "trials": counts,
                 }
             )
@@ -90,7 +106,7 @@ def blame_scores(
     system: str,
     name: str,
 ) -> list[dict[str, Any]]:
-    """Name trials that have no score although both embeddings are finite.
+    """Name trials that have no score although both embeddings have a direction.
 
     Arguments
     ---------

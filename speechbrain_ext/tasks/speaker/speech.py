@@ -127,17 +127,25 @@ def refuse_known_speakers(folder: Path, speech: Speech) -> None:
     UserError
         Naming them.
     """
-    known = set(speech.speakers(speech.cohort.ids))
-    path = folder / "speakers.json"
-    if path.exists():
-        known |= set(json.loads(path.read_text(encoding="utf-8"))["speakers"])
-    both = sorted(known & speech.tested())
+    both = sorted(trained_speakers(folder, speech) & speech.tested())
     if both:
         raise UserError(
             f"score: {len(both)} test speakers were trained on: {', '.join(both[:5])}. "
             "Rule: no speaker is on both sides. Next: score the split that the "
             "experiment was trained on, or train on this one: ./run.sh --stage train"
         )
+
+
+def trained_speakers(folder: Path, speech: Speech) -> set[str]:
+    """Return the speakers that the encoder or the backend learned from.
+
+    Some of them may have said too little to be in the cohort.
+    """
+    known = set(speech.speakers(speech.cohort.ids))
+    path = folder / "speakers.json"
+    if path.exists():
+        known |= set(json.loads(path.read_text(encoding="utf-8"))["speakers"])
+    return known
 
 
 def write_utterances(folder: Path, speech: Speech) -> None:

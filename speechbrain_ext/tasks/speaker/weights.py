@@ -1,9 +1,10 @@
 """Which weights of an experiment are its result, and how to get them.
 
 In this order: averaged weights (``save/averaged/CKPT+...``, a checkpoint of the encoder
-alone, written when training has ended), else the checkpoint in ``save`` with the lowest
-valid EER, and of equal ones the lowest valid loss. Averaged weights have a folder of
-their own so that a training that is started again never resumes from them.
+alone, written when training has ended), else the checkpoint in ``save`` that lost the
+fewest valid utterances to NaN, of these the one with the lowest valid EER, and then
+loss; else what a bundle brought along. Averaged weights have a folder of their own so
+that a training that is started again never resumes from them.
 """
 
 from __future__ import annotations
@@ -20,17 +21,22 @@ from speechbrain_ext.config import load_recipe
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
 from speechbrain_ext.next_command import next_command
+from speechbrain_ext.tasks.packed import WEIGHTS, load_packed
 
 #: Below the save folder.
 AVERAGED = "averaged"
 
 
-def valid_rank(checkpoint: Checkpoint) -> tuple[float, float]:
-    """Rank a checkpoint by valid EER, then loss; what is not finite comes last."""
-    found = (checkpoint.meta.get("eer"), checkpoint.meta.get("loss"))
+def valid_rank(checkpoint: Checkpoint) -> tuple[float, float, float]:
+    """Rank a checkpoint by valid EER, then loss; what is not finite comes last.
+
+    Before all by the number of utterances that have no finite embedding: they are not
+    in the EER, which would be the better the more of them there are.
+    """
+    meta = checkpoint.meta
     return tuple(
         -value if value is not None and math.isfinite(value) else -math.inf
-        for value in found
+        for value in (meta.get("nonfinite", 0), meta.get("eer"), meta.get("loss"))
     )
 
 
@@ -87,6 +93,16 @@ def load_encoder(
     if encoder is None:
         raise UserError(f"{folder} holds no speaker encoder, but another task")
     save_folder = Path(recipe.hparams["save_folder"])
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if packed := load_packed(encoder, folder, save_folder, "encoder"):
+        return encoder.to(device).eval(), {
+            "checkpoint": WEIGHTS,
+            "sha256": packed["sha256"],
+            "recipe": recipe,
+            "sample_rate": recipe.hparams["sample_rate"],
+            "epochs": packed["epochs"],
+            "valid_eer": packed["valid_eer"],
+        }
     averaged = averages(save_folder)
     if averaged:
         save_folder = save_folder / AVERAGED
@@ -112,7 +128,6 @@ def load_encoder(
             "no valid EER yet; let training finish: "
             + next_command("./run.sh --stage train", folder)
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     meta = found.meta
     return encoder.to(device).eval(), {
         "checkpoint": str(found.path.relative_to(folder)),

@@ -43,7 +43,7 @@ fail() { # a mistake of the user: every argument is a line; exit 2
 
 about() { about_text=$1; }
 
-# TYPE: text:X path:X int:X (>= 0) count:X (>= 1) number:X (>= 0) flag list:X
+# TYPE: text:X path:X int:X (>= 0) count:X (>= 1) number:X (>= 0) part:X (0 to 1) flag list:X
 # choice:a|b|c yaml:X (a name, or a path that ends in .yaml), where X is how help shows
 # the value. A list, of yaml too, fills the array of its name, the others ${opt[NAME]}.
 option() {
@@ -157,6 +157,10 @@ set_option() {
       ;;
     number:*)
       [[ $value =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--$name needs a number, not '$value'"
+      ;;
+    part:*)
+      [[ $value =~ ^(0*(\.[0-9]+)?|0*1(\.0*)?|0+\.)$ && $value == *[0-9]* ]] ||
+        fail "--$name needs a part, from 0 to 1, not '$value'"
       ;;
     choice:*)
       [[ "|${type#choice:}|" == *"|$value|"* ]] ||
@@ -416,15 +420,20 @@ runs_on_gpus() { # the same under torchrun, if --ngpu asks for several
   tell command "$@"
 }
 
-# go EXPDIR [NAME...]: hand the plan over, with what was told of the whole (check, show,
-# look) and the options to be recalled. exec: signals shall reach the engine itself.
+# go EXPDIR ["NAME..."...]: hand the plan over, with what was told of the whole (check,
+# show, look, settle) and, each group in one word, the options to be recalled: a group is
+# remembered once its stages succeed with it. exec: signals shall reach the engine itself.
 go() {
-  local i name whole=("${plan[@]+"${plan[@]}"}")
+  local i name group names whole=("${plan[@]+"${plan[@]}"}")
   plan=()
   tell script "$started_as"
   tell experiment "$1"
-  for name in "${@:2}"; do
-    if is_given "$name"; then tell settings "$name=${opt[$name]}"; fi
+  for group in "${@:2}"; do
+    tell groups "$group"
+    read -r -a names <<<"$group"
+    for name in "${names[@]}"; do
+      if is_given "$name"; then tell settings "$name=${opt[$name]}"; fi
+    done
   done
   tell first "${opt[stage]}"
   tell last "${opt[stop_stage]}"

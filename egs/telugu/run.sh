@@ -27,7 +27,7 @@ option num_test count:N "" "test utterances"
 option split_by "choice:auto|speaker|utterance" auto "what is kept apart in the splits"
 option split_seed int:N 1 "draws the splits"
 option speaker_from_folder flag false "corpus folder: the first sub-folder names the speaker"
-option max_rejected number:PART 0.2 "stop if a larger part of the files is unusable"
+option max_rejected part:PART 0.2 "stop if a larger part of the files is unusable"
 option init_from path:CKPT "" "weights to start from: a file, a save/ or an experiment"
 
 preset=()
@@ -47,7 +47,8 @@ fi
 if [[ -n ${expdir-} ]]; then
   recall "$expdir" recipe
   from_bundle "$expdir"
-  recall "$expdir" "${source_names[@]}" "${split_names[@]}"
+  recall "$expdir" "${source_names[@]}"
+  recall "$expdir" "${split_names[@]}"
 fi
 if is_given data_folder && ! is_given corpus; then opt[corpus]=folder; fi
 find_recipe                                       # -> recipe_yaml, recipe_name
@@ -149,4 +150,4 @@ tell look Report "$expdir/report.html" Plots "$expdir/plots" \
   Reconstructions "$expdir/reconstructions" \
   "To share" "$(bundle_of "$expdir")" "To go on" "$expdir/run.sh"
 given[recipe]=1 given[corpus]=1
-go "$expdir" recipe "${source_names[@]}" "${split_names[@]}"
+go "$expdir" recipe "${source_names[*]}" "${split_names[*]}"

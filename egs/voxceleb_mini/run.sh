@@ -31,7 +31,7 @@ option num_speakers int:N "" "voxceleb1: train speakers drawn, 0 is all; espeak:
 option subset_seed int:N "" "voxceleb1: draws its train speakers"
 option max_files_per_speaker int:N "" "debian, voxceleb1: files drawn of each speaker; 0 is all"
 option chunk_seconds number:S "" "shorter train utterances are also joined to such pieces; 0: not (default: 3)"
-option max_rejected number:PART 0.2 "stop if a larger part of the files is unusable"
+option max_rejected part:PART 0.2 "stop if a larger part of the files is unusable"
 option vad "choice:silero|none" "" "what cuts silence off (default: silero; voxceleb1: none)"
 option noise_folder path:DIR "" "noises to train with, such as MUSAN (needs --noise_prob)"
 option rir_folder path:DIR "" "impulse responses to train with (needs --reverb_prob)"
@@ -76,9 +76,7 @@ choose_corpus() {
     log "--corpus auto: $choice, unless its packages cannot be fetched"
   else
     choice=$(PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} "$python" local/data.py --which)
-    mkdir -p data
-    printf '%s\n' "$choice" >"data/.corpus.$$"
-    mv "data/.corpus.$$" data/corpus
+    tell settle data/corpus "$choice" # written when a stage has succeeded with it
   fi
   [[ $choice == @(debian|espeak) ]] || fail "data/corpus: no corpus '$choice'; remove that file"
   opt[corpus]=$choice
@@ -211,4 +209,4 @@ tell look Report "$expdir/report.html" Plots "$expdir/plots" Scores "$expdir/sco
   "Left out" "$datadir/rejected.tsv" Speakers "$datadir/speakers.tsv" \
   "To share" "$(bundle_of "$expdir")" "To go on" "$expdir/run.sh"
 given[recipe]=1 given[corpus]=1 given[split_seed]=1
-go "$expdir" recipe "${source_names[@]}" "${split_names[@]}"
+go "$expdir" recipe "${source_names[*]}" "${split_names[*]}"

@@ -11,13 +11,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import read_json
+from speechbrain_ext.next_command import next_command
 from speechbrain_ext.report.train_log import read_train_log
 
 #: A VQ loss of 6.31 was the sign of codebooks with huge values.
@@ -82,7 +83,7 @@ def examine(experiment: str | Path) -> list[Finding]:
     if not (folder / "hyperparams.yaml").exists():
         raise UserError(
             f"doctor: {folder} is no experiment (no hyperparams.yaml in it); start one "
-            "with ./run.sh --stage train"
+            f"with {next_command('./run.sh --stage train', folder)}"
         )
     log = folder / "train_log.txt"
     rows = read_train_log(log) if log.exists() else []
@@ -97,7 +98,8 @@ def examine(experiment: str | Path) -> list[Finding]:
         _files_accepted,
         _checkpoint_there,
     ]
-    return [check(folder, rows) for check in checks]
+    found = [check(folder, rows) for check in checks]
+    return [replace(one, advice=next_command(one.advice, folder)) for one in found]
 
 
 def _epoch_completed(folder, rows) -> Finding:

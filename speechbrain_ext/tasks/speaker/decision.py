@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.next_command import next_command
 from speechbrain_ext.scoring.backend import Backend, BackendSettings
 from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
 from speechbrain_ext.scoring.metrics import thresholds_at_far
@@ -132,7 +133,8 @@ class Decision:
         except (EmbeddingError, OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"compare: {self.label} can't be learned from the training speakers of "
-                f"{self.experiment}: {error}\n  Next: ./run.sh --stage embed --force; "
+                f"{self.experiment}: {error}\n  Next: "
+                f"{next_command('./run.sh --stage embed', self.experiment)} --force; "
                 "or go without: --backend cosine"
             ) from error
 
@@ -233,12 +235,13 @@ class Decision:
             raise UserError(
                 f"compare: the embeddings of {self.experiment} are of other weights "
                 "than its best checkpoint now, and so are the scores\n"
-                "  Next: ./run.sh --stage embed"
+                "  Next: " + next_command("./run.sh --stage embed", self.experiment)
             )
 
     def _refuse(self, why: str) -> NoReturn:
         raise UserError(
-            f"compare: {self.experiment / 'results.json'} {why}\n  Next: ./run.sh "
-            "--stage score, or: python recipes/speaker/score.py "
+            f"compare: {self.experiment / 'results.json'} {why}\n  Next: "
+            f"{next_command('./run.sh --stage score', self.experiment)}, or: python "
+            "recipes/speaker/score.py "
             f"{self.experiment} --data SPLIT_FOLDER"
         )

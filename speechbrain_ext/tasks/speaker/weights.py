@@ -20,6 +20,7 @@ from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
+from speechbrain_ext.next_command import next_command
 from speechbrain_ext.tasks.packed import WEIGHTS, load_packed
 
 #: Below the save folder.
@@ -85,7 +86,7 @@ def load_encoder(
     if not (folder / "hyperparams.yaml").exists():
         raise UserError(
             f"{folder} is no experiment (no hyperparams.yaml in it); train first: "
-            "./run.sh --stage train"
+            + next_command("./run.sh --stage train", folder)
         )
     recipe = load_recipe(folder / "hyperparams.yaml", {"output_folder": str(folder)})
     encoder = recipe.hparams["modules"].get("encoder")
@@ -107,7 +108,8 @@ def load_encoder(
         save_folder = save_folder / AVERAGED
     if not any(save_folder.glob("CKPT*")):
         raise UserError(
-            f"no checkpoint in {save_folder}; train first: ./run.sh --stage train"
+            f"no checkpoint in {save_folder}; train first: "
+            + next_command("./run.sh --stage train", folder)
         )
     checkpointer = VerifiedCheckpointer(save_folder, {"encoder": encoder})
     try:
@@ -118,12 +120,13 @@ def load_encoder(
         first = str(error).strip().splitlines()[-1].strip()
         raise UserError(
             f"the checkpoint in {save_folder} does not fit its recipe: {first}\n"
-            "  Next: ./run.sh --stage train --force"
+            f"  Next: {next_command('./run.sh --stage train', folder)} --force"
         ) from error
     if found is None:
         raise UserError(
             f"the checkpoints in {save_folder} were written within an epoch and have "
-            "no valid EER yet; let training finish: ./run.sh --stage train"
+            "no valid EER yet; let training finish: "
+            + next_command("./run.sh --stage train", folder)
         )
     meta = found.meta
     return encoder.to(device).eval(), {

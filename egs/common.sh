@@ -43,7 +43,7 @@ fail() { # a mistake of the user: every argument is a line; exit 2
 
 about() { about_text=$1; }
 
-# TYPE: text:X path:X int:X (>= 0) count:X (>= 1) number:X (>= 0) flag list:X
+# TYPE: text:X path:X int:X (>= 0) count:X (>= 1) number:X (>= 0) part:X (0 to 1) flag list:X
 # choice:a|b|c yaml:X (a name, or a path that ends in .yaml), where X is how help shows
 # the value. A list, of yaml too, fills the array of its name, the others ${opt[NAME]}.
 option() {
@@ -62,7 +62,8 @@ common_options() { # those of every recipe; a run.sh may declare one again to ch
   option force_resume flag false "go on in an experiment that was trained with other settings or data"
   option dry_run flag false "only say which stages would run, why, and their commands"
   option tag text:NAME "" "the experiment; it remembers its corpus (default: <recipe>_<corpus>)"
-  option recipe "yaml:TASK/NAME" "" "recipes/TASK/NAME.yaml, or a path to a YAML file"
+  option recipe "yaml:TASK/NAME" "" "recipes/TASK/NAME.yaml, a path to a YAML file, or a bundle (.zip)"
+  option trust_code text:SHA256 "" "of a bundle: run the scripts that it carries, if they are these"
   option preset list:NAME "" "hparams/presets/NAME.yaml on top of it; repeatable"
   option allow list:NAME "" "let the recipe name this too: my.Net, my.models.*; repeatable"
   option corpus text:NAME "" "where the speech comes from"
@@ -157,6 +158,10 @@ set_option() {
     number:*)
       [[ $value =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--$name needs a number, not '$value'"
       ;;
+    part:*)
+      [[ $value =~ ^(0*(\.[0-9]+)?|0*1(\.0*)?|0+\.)$ && $value == *[0-9]* ]] ||
+        fail "--$name needs a part, from 0 to 1, not '$value'"
+      ;;
     choice:*)
       [[ "|${type#choice:}|" == *"|$value|"* ]] ||
         fail "--$name '$value': no such $name$(nearest "$value" "" "${type#choice:}")" \
@@ -164,7 +169,7 @@ set_option() {
       ;;
     path:*) value=$(absolute "$value") ;;
     yaml:* | list:*)
-      if [[ $value == *.yaml || $value == *.yml ]]; then value=$(absolute "$value"); fi
+      if [[ $value == *.yaml || $value == *.yml || $value == *.zip ]]; then value=$(absolute "$value"); fi
       ;;
   esac
   if [[ $name == python && $value == */* ]]; then value=$(absolute "$value"); fi
@@ -278,8 +283,59 @@ yaml_names() { # the YAML files of a folder and of its folders, by name
   printf '%s' "${names[*]-none}"
 }
 
-find_recipe() { # --recipe -> recipe_yaml, recipe_name
+# A bundle is unpacked once to exp/.bundles/NAME-DIGEST, checked each time; its recipe
+# is then used as any other. Nothing of it runs but with --trust_code.
+unpack_bundle() { # FILE -> bundle
+  local words=("$1" "--below=exp/.bundles")
+  if is_given trust_code; then words+=("--trust_code=${opt[trust_code]}"); fi
+  words+=("${allow[@]+"${allow[@]/#/--allow=}"}")
+  bundle=$(PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} "$python" -m speechbrain_ext unpack "${words[@]}") ||
+    exit $?
+}
+
+# from_bundle EXPDIR: an experiment that was unpacked has its recipe in it, and until it
+# is trained again its weights are those of the bundle.
+from_bundle() {
+  if ! is_given recipe && [[ -f $1/manifest.json && -f $1/recipe.yaml ]]; then
+    opt[recipe]=$1/recipe.yaml given[recipe]=1
+  fi
+}
+
+weights_of() { # EXPDIR: what a stage after training reads
+  local kept
+  for kept in "$1"/save/CKPT* "$1"/save/averaged/CKPT*; do
+    if [[ -e $kept ]]; then break; fi
+  done
+  if [[ ! -e $kept && -f $1/manifest.json && -f $1/model.safetensors ]] &&
+    [[ ${opt[stage]} != @(|0|1|2|data|prepare|train) ]]; then
+    printf '%s' "$1/model.safetensors"
+  else
+    printf '%s' "$1/save"
+  fi
+}
+
+bundle_of() { # EXPDIR: the file that stage pack makes
+  local folder=${1%/}
+  printf '%s' "$folder/${folder##*/}.zip"
+}
+
+script() { # recipes/TASK/NAME.py: the installed one, or a bundle's that is trusted
+  if [[ -n $bundle && -f $bundle/code/$1 ]]; then
+    printf '%s' "$bundle/code/$1"
+  else
+    printf '%s' "$root/$1"
+  fi
+}
+
+find_recipe() { # --recipe -> recipe_yaml, recipe_name, bundle
   local wish=${opt[recipe]} known
+  bundle=""
+  if [[ $wish == *.zip ]]; then
+    unpack_bundle "$wish"
+    wish=$bundle/recipe.yaml opt[recipe]=$bundle/recipe.yaml # remembered without the zip
+  elif [[ $wish == exp/.bundles/*/recipe.yaml ]]; then
+    bundle=${wish%/recipe.yaml}
+  fi
   case $wish in
     *.yaml | *.yml) recipe_yaml=$wish ;;
     *) recipe_yaml=$root/recipes/$wish.yaml ;;
@@ -290,6 +346,9 @@ find_recipe() { # --recipe -> recipe_yaml, recipe_name
   fi
   recipe_name=${recipe_yaml##*/}
   recipe_name=${recipe_name%.y*ml}
+  if [[ -n $bundle ]]; then
+    recipe_name=${bundle##*/} recipe_name=${recipe_name%-trusted} recipe_name=${recipe_name%-*}
+  fi
 }
 
 find_presets() { # --preset NAME|FILE ... -> presets, as the training scripts take them
@@ -361,15 +420,20 @@ runs_on_gpus() { # the same under torchrun, if --ngpu asks for several
   tell command "$@"
 }
 
-# go EXPDIR [NAME...]: hand the plan over, with what was told of the whole (check, show,
-# look) and the options to be recalled. exec: signals shall reach the engine itself.
+# go EXPDIR ["NAME..."...]: hand the plan over, with what was told of the whole (check,
+# show, look, settle) and, each group in one word, the options to be recalled: a group is
+# remembered once its stages succeed with it. exec: signals shall reach the engine itself.
 go() {
-  local i name whole=("${plan[@]+"${plan[@]}"}")
+  local i name group names whole=("${plan[@]+"${plan[@]}"}")
   plan=()
   tell script "$started_as"
   tell experiment "$1"
-  for name in "${@:2}"; do
-    if is_given "$name"; then tell settings "$name=${opt[$name]}"; fi
+  for group in "${@:2}"; do
+    tell groups "$group"
+    read -r -a names <<<"$group"
+    for name in "${names[@]}"; do
+      if is_given "$name"; then tell settings "$name=${opt[$name]}"; fi
+    done
   done
   tell first "${opt[stage]}"
   tell last "${opt[stop_stage]}"

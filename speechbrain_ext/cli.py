@@ -14,10 +14,6 @@ from speechbrain_ext.errors import exits_cleanly
 #: command name -> ("module:attribute", one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("speechbrain_ext.config.lint:check", "everything wrong with a recipe"),
-    "inspect": (
-        "speechbrain_ext.config.inspect_command:inspect",
-        "what a recipe would import, build, read and write",
-    ),
     "doctor": ("speechbrain_ext.report.doctor:doctor", "is this training healthy?"),
     "analyze-nan": (
         "speechbrain_ext.brain.forensics.analyze:analyze_nan",
@@ -58,6 +54,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": (
         "speechbrain_ext.report.diff.command:diff",
         "two experiments or recipes side by side",
+    ),
+    "pack": (
+        "speechbrain_ext.sharing.bundle.commands:pack",
+        "a recipe, and its result, as one file to share",
+    ),
+    "unpack": (
+        "speechbrain_ext.sharing.bundle.commands:unpack",
+        "what somebody packed, as a folder; runs nothing of it",
+    ),
+    "verify": (
+        "speechbrain_ext.sharing.bundle.commands:verify",
+        "do a bundle's hashes, tables and card agree?",
+    ),
+    "inspect": (
+        "speechbrain_ext.sharing.bundle.commands:inspect",
+        "what loading a recipe or a bundle would do",
     ),
     "new": ("speechbrain_ext.scaffold:new", "make a new egs folder that runs"),
     "bench": (

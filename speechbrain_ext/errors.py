@@ -58,8 +58,9 @@ def exits_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             print(error, file=sys.stderr)
             return error.exit_code
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            after = str(stop) or "goes on from here"  # who works may know better
+            print(f"interrupted; the same command {after}", file=sys.stderr)
             return 130
 
     return wrapper

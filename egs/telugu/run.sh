@@ -14,9 +14,11 @@ stage 1 prepare  "16 kHz audio, splits and manifests"
 stage 2 train    "learn the codec"
 stage 3 evaluate "score it on the test files, beside Opus"
 stage 5 report   "results table, plots, report.html"
+stage 6 pack     "one file of recipe and result, to be shared"
 
 common_options
-option recipe "yaml:TASK/NAME" codec/transform "recipes/TASK/NAME.yaml, or a path to a YAML file"
+option recipe "yaml:TASK/NAME" codec/transform \
+  "recipes/TASK/NAME.yaml, a path to a YAML file, or a bundle (.zip)"
 option corpus "choice:espeak|festival|openslr66|commonvoice|folder" espeak \
   "where the speech comes from; folder if only --data_folder is given"
 option num_train count:N "" "training utterances (default: 33 if spoken, else what remains)"
@@ -25,7 +27,7 @@ option num_test count:N "" "test utterances"
 option split_by "choice:auto|speaker|utterance" auto "what is kept apart in the splits"
 option split_seed int:N 1 "draws the splits"
 option speaker_from_folder flag false "corpus folder: the first sub-folder names the speaker"
-option max_rejected number:PART 0.2 "stop if a larger part of the files is unusable"
+option max_rejected part:PART 0.2 "stop if a larger part of the files is unusable"
 option init_from path:CKPT "" "weights to start from: a file, a save/ or an experiment"
 
 preset=()
@@ -44,7 +46,9 @@ elif is_given tag; then
 fi
 if [[ -n ${expdir-} ]]; then
   recall "$expdir" recipe
-  recall "$expdir" "${source_names[@]}" "${split_names[@]}"
+  from_bundle "$expdir"
+  recall "$expdir" "${source_names[@]}"
+  recall "$expdir" "${split_names[@]}"
 fi
 if is_given data_folder && ! is_given corpus; then opt[corpus]=folder; fi
 find_recipe                                       # -> recipe_yaml, recipe_name
@@ -114,28 +118,36 @@ stage_train() {
   restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,data.json,resumed.json,debug_nan}
   extends num_workers tensorboard wandb test_interval eval_kbps
   grows number_of_epochs
-  runs_on_gpus "$root/recipes/codec/train.py" "${recipe_words[@]}" \
+  runs_on_gpus "$(script recipes/codec/train.py)" "${recipe_words[@]}" \
     "${resume[@]+"${resume[@]}"}" "${device[@]+"${device[@]}"}"
 }
 
 stage_evaluate() {
   lives_in "$expdir"
-  needs "$expdir/save" "$expdir/hyperparams.yaml" "$datadir/test.json"
+  needs "$(weights_of "$expdir")" "$expdir/hyperparams.yaml" "$datadir/test.json"
   makes "$expdir/results.json" "$expdir/reconstructions"
-  runs "$root/recipes/codec/evaluate.py" "$expdir" "--test_manifest=$datadir/test.json" "--nj=${opt[nj]}" \
+  runs "$(script recipes/codec/evaluate.py)" "$expdir" "--test_manifest=$datadir/test.json" "--nj=${opt[nj]}" \
     "${device[@]+"${device[@]}"}"
 }
 
 stage_report() {
   lives_in "$expdir"
   needs "$expdir/results.json" "$expdir/train_log.txt"
-  makes "$expdir/RESULTS.md" "$expdir/plots" "$expdir/report.html"
-  runs -m speechbrain_ext report "$expdir"
+  makes "$expdir/RESULTS.md" "$expdir/summary.txt" "$expdir/plots" "$expdir/report.html"
+  runs -m speechbrain_ext report "$expdir" --quiet
+}
+
+stage_pack() {
+  lives_in "$expdir"
+  needs "$expdir"/{results.json,hyperparams.yaml,train_log.txt} "$(weights_of "$expdir")"
+  makes "$(bundle_of "$expdir")"
+  runs -m speechbrain_ext pack "$expdir" "--output=$(bundle_of "$expdir")"
 }
 
 tell check "${recipe_words[@]}"
-tell show "$expdir/RESULTS.md"
+tell show "$expdir/summary.txt"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" \
-  Reconstructions "$expdir/reconstructions" "To go on" "$expdir/run.sh"
+  Reconstructions "$expdir/reconstructions" \
+  "To share" "$(bundle_of "$expdir")" "To go on" "$expdir/run.sh"
 given[recipe]=1 given[corpus]=1
-go "$expdir" recipe "${source_names[@]}" "${split_names[@]}"
+go "$expdir" recipe "${source_names[*]}" "${split_names[*]}"

@@ -16,9 +16,11 @@ stage 2 train    "learn speaker embeddings"
 stage 3 embed    "embed each test and cohort utterance once"
 stage 4 score    "score the trials of unseen speakers"
 stage 5 report   "results table, DET curve, report.html"
+stage 6 pack     "one file of recipe and result, to be shared"
 
 common_options
-option recipe "yaml:TASK/NAME" speaker/ecapa_mini "recipes/TASK/NAME.yaml, or a path to a YAML file"
+option recipe "yaml:TASK/NAME" speaker/ecapa_mini \
+  "recipes/TASK/NAME.yaml, a path to a YAML file, or a bundle (.zip)"
 option corpus "choice:auto|debian|voxceleb1|folder|espeak" auto \
   "auto: debian where its packages can be fetched, else espeak; folder if only --data_folder is given"
 option num_test count:N "" "test speakers (default: 22 of debian, else about a third)"
@@ -29,7 +31,7 @@ option num_speakers int:N "" "voxceleb1: train speakers drawn, 0 is all; espeak:
 option subset_seed int:N "" "voxceleb1: draws its train speakers"
 option max_files_per_speaker int:N "" "debian, voxceleb1: files drawn of each speaker; 0 is all"
 option chunk_seconds number:S "" "shorter train utterances are also joined to such pieces; 0: not (default: 3)"
-option max_rejected number:PART 0.2 "stop if a larger part of the files is unusable"
+option max_rejected part:PART 0.2 "stop if a larger part of the files is unusable"
 option vad "choice:silero|none" "" "what cuts silence off (default: silero; voxceleb1: none)"
 option noise_folder path:DIR "" "noises to train with, such as MUSAN (needs --noise_prob)"
 option rir_folder path:DIR "" "impulse responses to train with (needs --reverb_prob)"
@@ -56,6 +58,7 @@ elif is_given tag; then
 fi
 if [[ -n ${expdir-} ]]; then
   recall "$expdir" recipe
+  from_bundle "$expdir"
   recall "$expdir" "${source_names[@]}"
   recall "$expdir" "${split_names[@]}"
 fi
@@ -73,9 +76,7 @@ choose_corpus() {
     log "--corpus auto: $choice, unless its packages cannot be fetched"
   else
     choice=$(PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} "$python" local/data.py --which)
-    mkdir -p data
-    printf '%s\n' "$choice" >"data/.corpus.$$"
-    mv "data/.corpus.$$" data/corpus
+    tell settle data/corpus "$choice" # written when a stage has succeeded with it
   fi
   [[ $choice == @(debian|espeak) ]] || fail "data/corpus: no corpus '$choice'; remove that file"
   opt[corpus]=$choice
@@ -169,15 +170,15 @@ stage_train() {
   restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,data.json,resumed.json,debug_nan,speakers.json}
   extends num_workers tensorboard wandb test_interval
   grows number_of_epochs
-  runs_on_gpus "$root/recipes/speaker/train.py" "${recipe_words[@]}" \
+  runs_on_gpus "$(script recipes/speaker/train.py)" "${recipe_words[@]}" \
     "${resume[@]+"${resume[@]}"}" "${device[@]+"${device[@]}"}"
 }
 
 stage_embed() {
   lives_in "$expdir"
-  needs "$expdir/save" "$expdir/hyperparams.yaml" "$splitdir/test.json" "$splitdir/cohort.json"
+  needs "$(weights_of "$expdir")" "$expdir/hyperparams.yaml" "$splitdir/test.json" "$splitdir/cohort.json"
   makes "$expdir/embeddings"
-  runs "$root/recipes/speaker/embed.py" "$expdir" "--data=$splitdir" \
+  runs "$(script recipes/speaker/embed.py)" "$expdir" "--data=$splitdir" \
     "${embed_options[@]+"${embed_options[@]}"}" "${device[@]+"${device[@]}"}"
 }
 
@@ -185,20 +186,27 @@ stage_score() {
   lives_in "$expdir"
   needs "$expdir/embeddings" "$splitdir/trials" "$splitdir/test.json" "$splitdir/cohort.json"
   makes "$expdir/results.json" "$expdir/scores"
-  runs "$root/recipes/speaker/score.py" "$expdir" "--data=$splitdir" "${score_options[@]}"
+  runs "$(script recipes/speaker/score.py)" "$expdir" "--data=$splitdir" "${score_options[@]}"
 }
 
 stage_report() {
   lives_in "$expdir"
   needs "$expdir/results.json" "$expdir/train_log.txt"
-  makes "$expdir/RESULTS.md" "$expdir/plots" "$expdir/report.html"
-  runs -m speechbrain_ext report "$expdir"
+  makes "$expdir/RESULTS.md" "$expdir/summary.txt" "$expdir/plots" "$expdir/report.html"
+  runs -m speechbrain_ext report "$expdir" --quiet
+}
+
+stage_pack() {
+  lives_in "$expdir"
+  needs "$expdir"/{results.json,hyperparams.yaml,train_log.txt} "$(weights_of "$expdir")" "$expdir/scores"
+  makes "$(bundle_of "$expdir")"
+  runs -m speechbrain_ext pack "$expdir" "--output=$(bundle_of "$expdir")"
 }
 
 tell check "${recipe_words[@]}"
-tell show "$expdir/RESULTS.md"
+tell show "$expdir/summary.txt"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" Scores "$expdir/scores" \
   "Left out" "$datadir/rejected.tsv" Speakers "$datadir/speakers.tsv" \
-  "To go on" "$expdir/run.sh"
+  "To share" "$(bundle_of "$expdir")" "To go on" "$expdir/run.sh"
 given[recipe]=1 given[corpus]=1 given[split_seed]=1
-go "$expdir" recipe "${source_names[@]}" "${split_names[@]}"
+go "$expdir" recipe "${source_names[*]}" "${split_names[*]}"

@@ -26,8 +26,8 @@ class NonFinitePolicy:
     Arguments
     ---------
     mode : str
-        ``"transaction"``: a bad batch leaves no trace. ``"skip"``: the rule of the
-        seed document, kept to compare with: the step is left out when loss or
+        ``"transaction"``: a bad batch leaves no trace. ``"skip"``: what most
+        trainers do, kept to compare with: the step is left out when loss or
         gradient norm is not finite, buffers and random streams stay as the batch left
         them. ``"off"``: stock SpeechBrain.
     max_consecutive_rejects : int

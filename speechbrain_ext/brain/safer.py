@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SaferSettings:
-    """The seed document's emergency settings, switched on by the run itself.
+    """Emergency settings, switched on by the run itself.
 
     The learning rate is multiplied around ``optimizer.step()`` alone, so that
     schedulers, logs and checkpoints never see another value than their own. Mixed

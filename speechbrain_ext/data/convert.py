@@ -184,7 +184,7 @@ def convert_all(
     num_reused = 0
     folders = (staging, finished)
     with progress_bar() as progress, _pool(nj) as submit:
-        task = progress.add_task("preparing", total=len(todo))
+        task = progress.add_task("prepare", total=len(todo), unit="recordings")
 
         def work() -> Iterator[tuple[int, Future]]:
             for index in todo:

@@ -71,7 +71,7 @@ class ResidualVectorQuantizer(NestedStages, nn.Module):
     ema_target : str
         "residual": codes move to the mean of the residuals assigned to them.
         "quantized": to the mean of the code vectors that were chosen, i.e. nowhere:
-        the seed's setting, kept to show that it does not learn.
+        an old setting, kept to show that it does not learn.
     decay : float
         EMA factor, in [0, 1).
     commitment_weight : float

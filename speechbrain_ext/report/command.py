@@ -10,13 +10,13 @@ import click
 
 from speechbrain_ext.files import write_text
 from speechbrain_ext.report.html import write_html
-from speechbrain_ext.report.page import print_results, render_markdown
+from speechbrain_ext.report.page import print_results, render_markdown, render_summary
 from speechbrain_ext.report.results import ResultsError, read_results
 from speechbrain_ext.report.train_log import read_train_log
 
 
 def make_report(folder: str | os.PathLike) -> dict[str, Any]:
-    """Write RESULTS.md, ``plots/`` and report.html of an experiment.
+    """Write RESULTS.md, summary.txt, ``plots/`` and report.html of an experiment.
 
     Arguments
     ---------
@@ -42,6 +42,7 @@ def make_report(folder: str | os.PathLike) -> dict[str, Any]:
     folder = Path(folder)
     results = read_results(folder / "results.json")
     write_text(folder / "RESULTS.md", render_markdown(results))
+    write_text(folder / "summary.txt", render_summary(results, folder))
     draw = {"codec": draw_codec, "speaker": draw_speaker}[results["task"]]
     log = folder / "train_log.txt"
     pictures = draw(results, folder, read_train_log(log) if log.exists() else [])
@@ -51,7 +52,8 @@ def make_report(folder: str | os.PathLike) -> dict[str, Any]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("experiment", type=click.Path())
-def report(experiment: str) -> None:
+@click.option("--quiet", is_flag=True, help="Write, and print no tables.")
+def report(experiment: str, quiet: bool) -> None:
     """Write RESULTS.md, plots and report.html of EXPERIMENT, and print the scores.
 
     Everything is made from results.json; nothing is measured again.
@@ -62,5 +64,7 @@ def report(experiment: str) -> None:
             f"report: there is no folder {folder}; give the experiment's, for example "
             "egs/telugu/exp/transform_espeak"
         )
-    print_results(make_report(folder))
+    results = make_report(folder)
+    if not quiet:
+        print_results(results)
     click.echo(f"written: {folder / 'RESULTS.md'}, {folder / 'report.html'}, plots/")

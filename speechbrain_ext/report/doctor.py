@@ -1,6 +1,6 @@
 """``speechbrain-ext doctor EXP``: health of a training, and the next command.
 
-The checklist that the seed document asks of every new run, read from the files of the
+The checklist for every new run, read from the files of the
 experiment; needs neither the model nor the data nor torch.
 """
 
@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import read_json
+from speechbrain_ext.next_command import next_command
 from speechbrain_ext.report.train_log import read_train_log
 
-#: Seed document: a VQ loss of 6.31 was the sign of the huge codebooks.
+#: A VQ loss of 6.31 was the sign of codebooks with huge values.
 MAX_VQ_LOSS = 2.0
 #: A codebook of which less than this share is used is dying.
 MIN_CODE_USAGE = 0.1
@@ -80,7 +83,7 @@ def examine(experiment: str | Path) -> list[Finding]:
     if not (folder / "hyperparams.yaml").exists():
         raise UserError(
             f"doctor: {folder} is no experiment (no hyperparams.yaml in it); start one "
-            "with ./run.sh --stage train"
+            f"with {next_command('./run.sh --stage train', folder)}"
         )
     log = folder / "train_log.txt"
     rows = read_train_log(log) if log.exists() else []
@@ -95,7 +98,8 @@ def examine(experiment: str | Path) -> list[Finding]:
         _files_accepted,
         _checkpoint_there,
     ]
-    return [check(folder, rows) for check in checks]
+    found = [check(folder, rows) for check in checks]
+    return [replace(one, advice=next_command(one.advice, folder)) for one in found]
 
 
 def _epoch_completed(folder, rows) -> Finding:
@@ -177,6 +181,11 @@ def _eer_finite(folder, rows) -> Finding:
     if not values:
         return Finding(None, "valid EER is finite")
     finite = [value for value in values if math.isfinite(value)]
+    if not finite and (why := _why_no_eer(folder)):
+        return Finding(
+            None,
+            f"valid EER is not measured: {why}; the checkpoint is chosen by valid loss",
+        )
     best = min(finite, default=math.nan)
     return Finding(
         len(finite) == len(values),
@@ -186,8 +195,21 @@ def _eer_finite(folder, rows) -> Finding:
     )
 
 
+def _why_no_eer(folder: Path) -> str:
+    """Say what the valid utterances lack for an equal error rate; empty: nothing."""
+    entries = read_json(_data_folder(folder) / "valid.json").values()
+    counts = Counter(entry.get("spk_id") for entry in entries)
+    if len(counts) == 1:
+        return "all valid utterances are of one speaker"
+    if max(counts.values(), default=0) == 1:
+        return "no speaker has two valid utterances"
+    return ""
+
+
 def _eer_low(folder, rows) -> Finding:
     values = [row["valid eer"] for row in rows if "valid eer" in row]
+    if values and not any(map(math.isfinite, values)):
+        return Finding(None, f"valid EER below {MAX_VALID_EER:.0%}: not measured")
     if len(values) < 2 or not math.isfinite(values[-1]):
         return Finding(None, f"valid EER below {MAX_VALID_EER:.0%} (needs two epochs)")
     return Finding(

@@ -88,8 +88,9 @@ def render_html(
         The HTML.
     """
     page = describe(results)
+    heading = f"{page.heading}: {Path(folder).resolve().name}"
     parts = [
-        f"<h1>{escape(page.heading)}</h1>",
+        f"<h1>{escape(heading)}</h1>",
         f"<p class=lead>{escape(page.summary)}</p>",
         *map(_block, page.blocks),
     ]
@@ -111,7 +112,7 @@ def render_html(
     return (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>\n"
         '<meta name=viewport content="width=device-width, initial-scale=1">\n'
-        f"<title>Results</title><style>{_STYLE}</style></head>\n"
+        f"<title>{escape(heading)}</title><style>{_STYLE}</style></head>\n"
         f"<body><main>\n{body}\n</main></body></html>\n"
     )
 

@@ -5,6 +5,9 @@ Each task says what stands on its `Page`; everything around it is the same for a
 
 from __future__ import annotations
 
+import io
+import os
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -105,6 +108,34 @@ def render_markdown(results: dict[str, Any]) -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def render_summary(results: dict[str, Any], folder: str | os.PathLike) -> str:
+    """Write summary.txt, which run.sh ends with: one sentence and the first table.
+
+    Arguments
+    ---------
+    results : dict
+        As `speechbrain_ext.report.results.read_results` returns them.
+    folder : str or PathLike
+        The experiment, to say where everything else stands.
+    """
+    page = describe(results)
+    stream = io.StringIO()
+    console = Console(file=stream, width=200, color_system=None)
+    table = next(block for block in page.blocks if isinstance(block, Table))
+    print_table(table, console)
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    return "\n".join(
+        [
+            page.summary,
+            "",
+            *filter(None, lines),
+            "",
+            f"All tables: {Path(folder) / 'RESULTS.md'}",
+            "",
+        ]
+    )
 
 
 def print_results(results: dict[str, Any], console: Console | None = None) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from typing import Any
 
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import write_json
+from speechbrain_ext.next_command import next_command
 from speechbrain_ext.report.codec.results import codec_problems
 from speechbrain_ext.report.facts import fact_problems
 from speechbrain_ext.report.speaker.results import speaker_problems
@@ -123,13 +125,28 @@ def _refuse(path: str | os.PathLike, problems: list[str], results: Any = None) -
     if not problems:
         return
     task = TASKS.get(results.get("task")) if isinstance(results, dict) else None
+    folder = Path(path).parent
+    task = task or TASKS.get(_task_of(folder))
     known = [task] if task else TASKS.values()
-    commands = " or ".join(f"./run.sh --stage {task.stage} --force" for task in known)
+    commands = " or ".join(
+        next_command(f"./run.sh --stage {task.stage}", folder) + " --force"
+        for task in known
+    )
     raise ResultsError(
         f"results error ({len(problems)}) in {path}\n  "
         + "\n  ".join(problems)
         + f"\nmake it anew with: {commands}"
     )
+
+
+def _task_of(folder: Path) -> str:
+    """Name the task that an experiment was trained for; empty if that is not known."""
+    try:
+        text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    found = re.search(r"^task: *\S*\.(\w+) *$", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def find_problems(results: Any, folder: str | os.PathLike = ".") -> list[str]:

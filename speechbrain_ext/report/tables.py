@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 
@@ -111,9 +112,9 @@ def markdown_table(table: Table) -> str:
 
 def print_table(table: Table, console: Console) -> None:
     """Show a table in the terminal, with its footnotes below."""
+    # A title within the table would be wrapped to its width.
+    console.print(f"\n{escape(table.title)}", style="italic")
     shown = RichTable(
-        title=table.title,
-        title_justify="left",
         box=SIMPLE_HEAD,
         padding=0,
         pad_edge=False,

@@ -90,7 +90,11 @@ def trial_figures(
     for name, value in figures.items():
         if value is not None and not math.isfinite(value):
             figures[name] = None
-            not_measured[name] = "not finite: a trial without score is an error"
+            not_measured[name] = (
+                "not finite: a trial without score is an error"
+                if missing.any()
+                else "not finite: scores are infinite"
+            )
     points = ranked.thresholds_at_far(list(fars))
     thresholds = [
         {"far": far, "frr": frr, "threshold": _finite(threshold)}

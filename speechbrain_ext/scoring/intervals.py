@@ -9,6 +9,10 @@ import numpy as np
 
 from speechbrain_ext.scoring.ranking import NanPolicy, RankedScores
 
+#: Fewer people say nothing of how far a figure would move with others: half of the
+#: draws of two leave one alone, and the ends stand on a handful of different draws.
+MIN_SPEAKERS = 6
+
 Statistic = Callable[[RankedScores, np.ndarray], float]
 STATISTICS: dict[str, Statistic] = {
     "eer": lambda ranked, weights: ranked.equal_error_rate(weights)[0],
@@ -76,13 +80,13 @@ def speaker_bootstrap(
     ------
     ValueError
         If shapes or settings are wrong, labels contradict the speakers, there are fewer
-        than two speakers, or the draws keep leaving a class empty.
+        than `MIN_SPEAKERS`, or the draws keep leaving a class empty.
 
     Example
     -------
-    >>> scores = np.array([0.9, 0.8, 0.1, 0.2])
-    >>> enroll, test = np.array([0, 1, 0, 1]), np.array([0, 1, 1, 0])
-    >>> speaker_bootstrap(scores, enroll == test, enroll, test, draws=10)
+    >>> enroll, test = np.indices((6, 6)).reshape(2, -1)
+    >>> labels = enroll == test
+    >>> speaker_bootstrap(labels + 0.5, labels, enroll, test, draws=10)
     Interval(low=0.0, high=0.0)
     """
     if isinstance(statistic, str) and statistic not in STATISTICS:
@@ -114,8 +118,8 @@ def speaker_bootstrap(
     names, codes = np.unique(
         np.concatenate((spk_enroll, spk_test)), return_inverse=True
     )
-    if names.size < 2:
-        raise ValueError(f"scoring: a bootstrap needs 2 speakers, got {names.size}")
+    if names.size < MIN_SPEAKERS:
+        raise ValueError(f"{names.size} test speakers; {MIN_SPEAKERS} are needed")
     enroll, test = codes[: labels.size], codes[labels.size :]
     ranked = RankedScores(scores, labels, nan=nan)
     # What `ranked` left out can't fill a class.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from speechbrain_ext.checkout import project_root
 from speechbrain_ext.errors import UserError, WorkError
-from speechbrain_ext.files import write_text
+from speechbrain_ext.stages.memory import Memory
 from speechbrain_ext.stages.plan import (
     Plan,
     Stage,
@@ -30,6 +30,8 @@ from speechbrain_ext.stages.settings import check_recipe
 PACKAGES = ("torch", "speechbrain", "hyperpyyaml", "soundfile", "click")
 
 INTERRUPTED = 130
+
+_AS_IT_WAS = "what it had made before is as it was"
 
 
 def run(plan: Plan) -> int:
@@ -62,7 +64,8 @@ def run(plan: Plan) -> int:
         return dry_run(plan, chosen)
     complain_about_missing_inputs(plan, chosen)
     check_signatures(plan, chosen)
-    write_command(plan)
+    memory = Memory(plan, chosen)
+    memory.begin()
     for stage in plan.stages:
         if stage.number < chosen[0].number:
             _note_if_stale(stage)
@@ -71,31 +74,38 @@ def run(plan: Plan) -> int:
         verdict = _judge(plan, Record(stage))
         if verdict.up_to_date:
             log(stage.where, f"Stage {stage}: up to date, skipped (--force redoes it)")
+            memory.remember()
+            memory.settle()
             continue
         ran += 1
-        code = run_stage(plan, stage)
+        code = run_stage(plan, stage, memory)
         if code:
             return code
+        memory.remember(worked=True)
+        memory.settle()
     log("run.sh:end", _ending(plan, chosen, ran, time.monotonic() - started))
     return 0
 
 
-def run_stage(plan: Plan, stage: Stage) -> int:
+def run_stage(plan: Plan, stage: Stage, memory: Memory) -> int:
     """Run one stage under its lock and remember how it ended; returns an exit code."""
     record = Record(stage)
     with record.locked() as descriptor:
+        if record.recover():
+            log(stage.where, f"it was killed at its beginning: {_AS_IT_WAS}")
         verdict = _judge(plan, record)  # another run may just have made it
         if verdict.up_to_date:
             log(stage.where, f"Stage {stage}: up to date, skipped (--force redoes it)")
             return 0
         log(stage.where, f"Stage {stage}: {stage.title} [{'; '.join(verdict.reasons)}]")
-        if verdict.fresh and any(Path(p).exists() for p in stage.restarts):
+        if verdict.fresh and record.leftovers():
             log(stage.where, f"its earlier state moves to {record.aside}")
         command = [*stage.launcher, *stage.command]
         shown = shlex.join(command)
         log(stage.where, shown)
         log_file = Path(plan.experiment, "log", f"{stage.name}.log")
         inputs = record.begin(fresh=verdict.fresh)
+        memory.remember()
         begun = time.monotonic()
         try:
             code = run_logged(
@@ -105,30 +115,44 @@ def run_stage(plan: Plan, stage: Stage) -> int:
                 keep_open=[descriptor],
             )
         except InterruptedStageError:
-            log(stage.where, f"Stage {stage}: interrupted; the same command goes on")
+            undone = record.give_up()
+            memory.remember()
+            after = (
+                f"before it had made anything; {_AS_IT_WAS}"
+                if undone
+                else ("the same command goes on")
+            )
+            log(stage.where, f"Stage {stage}: interrupted; {after}")
             return INTERRUPTED
         fault = _fault(stage, code)
-        if code == UserError.exit_code and record.refuse():
-            fault += "; what it had made before is as it was"
+        refused = code == UserError.exit_code
+        if fault and (record.refuse() if refused else record.give_up()):
+            fault += f"; {_AS_IT_WAS}"
+            if record.failed.exists():
+                fault += f", and what it wrote now is in {record.failed}"
         else:
             record.finish(inputs, ok=not fault, seconds=time.monotonic() - begun)
     if not fault:
         return 0
-    print(
-        f"run.sh: stage {stage} failed: {fault}\n"
-        f"  log: {log_file}\n"
-        f"  command: (cd {shlex.quote(os.getcwd())} && {shown})\n"
-        f"  go on: {_command_line(plan, '--stage', stage.name)}",
-        file=sys.stderr,
-    )
-    return UserError.exit_code if code == UserError.exit_code else WorkError.exit_code
+    memory.remember()
+    gone = refused and memory.forget()
+    lines = [
+        f"run.sh: stage {stage} failed: {fault}",
+        *([] if gone else [f"  log: {log_file}"]),
+        f"  command: (cd {shlex.quote(os.getcwd())} && {shown})",
+    ]
+    if not refused:
+        lines.append(f"  go on: {_command_line(plan, '--stage', stage.name)}")
+    print("\n".join(lines), file=sys.stderr)
+    return UserError.exit_code if refused else WorkError.exit_code
 
 
 def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
     """Say for each chosen stage whether it would run, why, and its command."""
     waiting: list[Stage] = []
     for stage in chosen:
-        verdict = _judge(plan, Record(stage))
+        record = Record(stage)
+        verdict = _judge(plan, record)
         reasons = list(verdict.reasons)
         if not reasons:
             # Their output may come out the same: then this stage will be skipped.
@@ -141,6 +165,10 @@ def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
         state = f"will run: {'; '.join(reasons)}" if reasons else "up to date"
         say(f"stage {stage.number} {stage.name:<10} {state}")
         say(f"    {shlex.join([*stage.launcher, *stage.command])}")
+        if verdict.fresh and (moved := record.leftovers()):
+            say(f"  its earlier state will move to {record.aside}: {', '.join(moved)}")
+            if record.aside.exists():
+                say("  what lies there now will be lost")
         if reasons:
             waiting.append(stage)
     complain_about_missing_inputs(plan, chosen)
@@ -192,32 +220,6 @@ def check_signatures(plan: Plan, chosen: Sequence[Stage]) -> None:
         raise KeyboardInterrupt
     if result.returncode:
         raise UserError((result.stderr or result.stdout).rstrip())
-
-
-def write_command(plan: Plan) -> None:
-    """Write ``<experiment>/run.sh``, which goes on with this command, and settings.
-
-    Earlier commands stay in it as comments, so the file is the experiment's history.
-    """
-    path = Path(plan.experiment, "run.sh")
-    words = [plan.script, *plan.given, *plan.range]
-    line = f"# {time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(words)}"
-    history = []
-    if path.exists():
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        history = [old for old in text.splitlines() if old.startswith("# 2")]
-    command = shlex.join(["./" + os.path.basename(plan.script), *words[1:]])
-    write_text(
-        path,
-        "#!/usr/bin/env bash\n"
-        "# Written by run.sh: goes on with the last command; more options may follow.\n"
-        + "\n".join([*history, line.replace("\n", " ")])
-        + f"\ncd -- {shlex.quote(os.getcwd())} || exit 2\n"
-        f'exec {command} "$@"\n',
-    )
-    path.chmod(path.stat().st_mode | 0o111)
-    folder = Path(plan.experiment, ".stages")
-    write_text(folder / "settings", "".join(f"{s}\n" for s in plan.settings))
 
 
 def log(where: str, message: str) -> None:

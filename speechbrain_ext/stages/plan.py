@@ -94,6 +94,11 @@ class Plan:
         Folder for the logs and the command that goes on (``run.sh``).
     settings : list[str]
         ``name=value`` to be remembered with the experiment.
+    groups : list[str]
+        Names of such settings, as ``"name name"``: those of a group are remembered, and
+        recalled, together.
+    settle : list[str]
+        A file and its text, written once a stage has succeeded; or empty.
     options : list[str]
         Names of all declared options, for suggestions.
     check : list[str]
@@ -116,6 +121,8 @@ class Plan:
     force_resume: bool = False
     experiment: str = "."
     settings: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    settle: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
     check: list[str] = field(default_factory=list)
     show: list[str] = field(default_factory=list)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import glob
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,10 +66,15 @@ class Record:
         self.folder = Path(stage.home, ".stages")
         self.path = self.folder / f"{stage.name}.json"
         self.aside = Path(stage.home, "previous", stage.name)
+        self.failed = Path(stage.home, "failed", stage.name)
         self._before: dict = {}
         self._moved: list[Path] = []
-        self.settings = resolved_settings(stage.recipe) if stage.recipe else {}
         self.prints = Fingerprints(self.folder / "hashes.json")
+
+    @functools.cached_property
+    def settings(self) -> dict[str, str] | None:
+        """Values of the stage's recipe; see `resolved_settings`."""
+        return resolved_settings(self.stage.recipe) if self.stage.recipe else {}
 
     def read(self) -> dict:
         """Return what was remembered; empty if nothing, or nothing readable."""
@@ -125,13 +132,40 @@ class Record:
             return Verdict(["--force"], fresh=True)
         return Verdict(reasons, fresh and not force_resume)
 
+    def stands_on(self, words: Collection[str]) -> bool:
+        """Whether what is there now was made with one of these words of a command.
+
+        Made means done, or so far begun that it will be gone on with, or brought here
+        without a record.
+        """
+        known = self.read()
+        if not known:
+            made = self.stage.makes
+            return bool(made) and all(Path(path).exists() for path in made)
+        if not {*words} & {*known.get("command", [])}:
+            return False
+        return known.get("status") == "done" or self.can_resume()
+
+    def can_resume(self) -> bool:
+        """Whether the stage has a state that it would go on from.
+
+        It is the first of what `Stage.restarts` names; the others are made beside it.
+        """
+        return any(map(_holds_files, map(Path, self.stage.restarts[:1])))
+
+    def leftovers(self) -> list[str]:
+        """Name what lies there that a fresh start would set aside."""
+        return [path for path in self.stage.restarts if Path(path).exists()]
+
     def begin(self, *, fresh: bool) -> dict:
         """Remember that the stage is running; return its inputs as they are now."""
         self._before, self._moved = self.read(), []
         if fresh:
             self._set_aside()
         inputs = self.inputs()
-        self._write("running", inputs, {})
+        before = {k: v for k, v in self._before.items() if k not in ("before", "moved")}
+        moved = [str(path) for path in self._moved]
+        self._write("running", inputs, {}, before=before, moved=moved)
         return inputs
 
     def finish(self, inputs: dict, *, ok: bool, seconds: float) -> None:
@@ -168,9 +202,14 @@ class Record:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 stream.seek(0)
+                holder = stream.read().strip()
+                pids = _holders(self.folder / "lock")
+                hint = f"\n  To stop it: kill {' '.join(pids)}" if pids else ""
                 raise UserError(
                     f"run.sh: another run is at work in {self.stage.home} "
-                    f"({stream.read().strip() or 'unknown'}): wait for it or stop it"
+                    f"({holder or 'unknown'}): wait for it or stop it"
+                    "\n  It may be left over from a run that was killed: the command "
+                    f"that it ran may live on{hint}"
                 ) from None
             except OSError:
                 pass  # a file system without locks: go on without
@@ -201,7 +240,9 @@ class Record:
             return False
         return int(now) > int(before)
 
-    def _write(self, status: str, inputs: dict, outputs: dict, seconds=None) -> None:
+    def _write(
+        self, status: str, inputs: dict, outputs: dict, seconds=None, **more
+    ) -> None:
         write_json(
             self.path,
             {
@@ -213,6 +254,7 @@ class Record:
                 "settings": self.settings or {},
                 "inputs": inputs,
                 "outputs": outputs,
+                **more,
             },
         )
 
@@ -225,14 +267,48 @@ class Record:
             False, with nothing changed, if there is nothing to go back to, or if the
             command has begun a state of its own after all.
         """
-        if not self._before or any(map(_holds_files, self._moved[:1])):
+        if self._moved:
+            return self.give_up()
+        if not self._before:
             return False
-        for path in self._moved:
-            if path.is_dir():
-                shutil.rmtree(path)
-            os.replace(self.aside / path.name, path)
         write_json(self.path, self._before)
         return True
+
+    def give_up(self) -> bool:
+        """Bring back what `begin` set aside, if nothing took its place.
+
+        What the command wrote beside goes to ``<home>/failed/<stage>/``: it may tell
+        why it failed.
+
+        Returns
+        -------
+        bool
+            False, with nothing changed, if nothing had been set aside, or if there is
+            something to go on from.
+        """
+        if not self._moved or self.can_resume():
+            return False
+        shutil.rmtree(self.failed, ignore_errors=True)
+        for path in map(Path, self.stage.restarts):
+            if _holds_files(path):
+                self.failed.mkdir(parents=True, exist_ok=True)
+                os.replace(path, self.failed / path.name)
+            elif path.is_dir():
+                shutil.rmtree(path)
+        for path in self._moved:
+            if (self.aside / path.name).exists():
+                os.replace(self.aside / path.name, path)
+        write_json(self.path, self._before)
+        return True
+
+    def recover(self) -> bool:
+        """Do what a run that was killed at its beginning could not: `give_up`."""
+        known = self.read()
+        if known.get("status") != "running" or not known.get("moved"):
+            return False
+        self._before = known["before"]
+        self._moved = [Path(path) for path in known["moved"]]
+        return self.give_up()
 
     def _set_aside(self) -> None:
         """Move resumable outputs to ``<home>/previous/<stage>/``, one by one.
@@ -272,6 +348,16 @@ def parse_options(command: list[str]) -> dict[str, str]:
         joint = " " if key == "command" else ", "
         options[key] = f"{options[key]}{joint}{value}" if key in options else value
     return options
+
+
+def _holders(lock: Path) -> list[str]:
+    """Process ids that have a file open, as far as this system lets us see them."""
+    found = set()
+    for link in glob.iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(link, lock):
+                found.add(int(link.split("/")[2]))
+    return [str(pid) for pid in sorted(found - {os.getpid()})]
 
 
 def _holds_files(path: Path) -> bool:

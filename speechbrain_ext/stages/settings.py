@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.ranges import range_faults
 from speechbrain_ext.stages.plan import suggest
 
 
@@ -49,6 +50,9 @@ def check_recipe(words: Sequence[str], *, options: Sequence[str] = ()) -> None:
 
     plan = _read(words)
     if not plan.faults:
+        faults = range_faults(_plain_values(plan.root))
+        if faults:
+            raise UserError("run.sh:\n  " + "\n  ".join(faults))
         return
     unknown = [re.match(r"--([\w.-]+): no key", f.message) for f in plan.faults]
     hints = [
@@ -57,6 +61,21 @@ def check_recipe(words: Sequence[str], *, options: Sequence[str] = ()) -> None:
         if name and suggest(name[1], options)
     ]
     raise UserError("\n".join([str(ConfigError(plan.name, plan.faults)), *hints]))
+
+
+def _plain_values(root) -> dict:
+    """Top-level values of a recipe that are written out: numbers, texts, lists."""
+
+    def value(node):
+        if node.kind == "list":
+            return [child.value for child in node.value]
+        return node.value
+
+    return {
+        key: value(node)
+        for key, node in (root.children() if root is not None else ())
+        if not node.tag and node.kind != "map"
+    }
 
 
 def _read(words: Sequence[str]):

@@ -20,6 +20,7 @@ from speechbrain_ext.data.manifest import (
 )
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import read_json
+from speechbrain_ext.next_command import next_command
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.resume.history import read_history
 from speechbrain_ext.tasks.experiment import environment
@@ -45,7 +46,7 @@ def trained_recipe(folder: Path, stage: str) -> Recipe:
     if not (folder / "hyperparams.yaml").exists():
         raise UserError(
             f"{stage}: {folder} is no experiment (no hyperparams.yaml in it); train "
-            "first: ./run.sh --stage train"
+            "first: " + next_command("./run.sh --stage train", folder)
         )
     return load_recipe(folder / "hyperparams.yaml", {"output_folder": str(folder)})
 

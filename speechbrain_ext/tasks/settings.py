@@ -10,6 +10,7 @@ import torch
 from speechbrain_ext.data.manifest import ManifestError, Utterance, verify_manifest
 from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.ranges import range_faults
 from speechbrain_ext.tasks.experiment import check_device
 
 
@@ -42,22 +43,16 @@ def setting_faults(hparams: Mapping, run_opts: Mapping) -> list[str]:
     UserError
         If ``--device`` is not there.
     """
+    epochs = hparams["epoch_counter"].limit
+    faults = range_faults({**hparams, "number_of_epochs": epochs})
     crops = world_size() * hparams["batch_size"]
-    at_least = {
-        "batch_size": (hparams["batch_size"], 1, ""),
-        "crops_per_epoch": (hparams["crops_per_epoch"], crops, "batch_size "),
-        "num_workers": (hparams["num_workers"], 0, ""),
-        "num_threads": (hparams["num_threads"], 0, ""),
-        "test_interval": (hparams["test_interval"], 1, ""),
-        "number_of_epochs": (hparams["epoch_counter"].limit, 1, ""),
-    }
-    faults = [
-        f"{name} must be >= {why}{f'({limit})' if why else limit}, got {value}"
-        for name, (value, limit, why) in at_least.items()
-        if value < limit
-    ]
-    if hparams["crop_seconds"] * hparams["sample_rate"] < 1:
-        faults.append(f"crop_seconds must be > 0, got {hparams['crop_seconds']}")
+    if hparams["crops_per_epoch"] < crops:
+        faults.append(
+            f"crops_per_epoch must be >= batch_size ({crops}), got "
+            f"{hparams['crops_per_epoch']}"
+        )
+    if 0 < hparams["crop_seconds"] * hparams["sample_rate"] < 1:
+        faults.append(f"crop_seconds {hparams['crop_seconds']} are less than a sample")
     device = run_opts.get("device")
     if device is not None:
         check_device(device)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import ModuleType
+
+import yaml
+from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.tasks.brain import TaskBrain
@@ -61,7 +65,27 @@ def carry_out(
     brain.checkpointer.add_recoverable("dataloader-TRAIN", train_loader)
     if brain.checkpointer.find_checkpoint() is None:
         task.first_weights(brain, train_set)
-    brain.announce(train_loader)
-    brain.fit(hparams["epoch_counter"], train_loader, valid_loader)
-    brain.finish(valid_loader)
+    try:
+        brain.announce(train_loader)
+        brain.fit(hparams["epoch_counter"], train_loader, valid_loader)
+        brain.finish(valid_loader)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(where_it_goes_on(brain.checkpointer)) from None
     return brain
+
+
+def where_it_goes_on(checkpointer: Checkpointer) -> str:
+    """Say from where an interrupted training will go on: its last checkpoint."""
+    found = checkpointer.find_checkpoint()
+    if found is None:
+        return "goes on from the beginning: there is no checkpoint yet"
+    epoch = found.meta.get("epoch")
+    step = 0
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        epoch = int((found.path / "epoch_counter.ckpt").read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, yaml.YAMLError, AttributeError):
+        notes = yaml.safe_load((found.path / "brain.ckpt").read_text(encoding="utf-8"))
+        step = notes.get("step", 0)
+    place = f"epoch {epoch}" if epoch is not None else found.path.name
+    place += ", complete" if found.meta.get("end-of-epoch", True) else f", step {step}"
+    return f"goes on from the last checkpoint: {place}"

@@ -16,7 +16,15 @@ import sys
 from collections.abc import Callable
 
 from speechbrain_ext.files import write_json
-from tests.acceptance import chaos, codec, speaker, speaker_safety
+from tests.acceptance import (
+    chaos,
+    codec,
+    fuzz,
+    fuzz_bundle,
+    sharing,
+    speaker,
+    speaker_safety,
+)
 from tests.acceptance.runs import DOCS, ROOT
 
 OUTPUT = DOCS / "acceptance.json"
@@ -30,6 +38,9 @@ PARTS: dict[str, Callable[[], dict]] = {
     "codec_human_8khz": lambda: codec.human(
         "asterisk-core-sounds-en-wav", "human_8khz"
     ),
+    "fuzz_bundle": fuzz_bundle.unpack,
+    "fuzz_loader": fuzz.loader,
+    "sharing": sharing.sharing,
     "speaker": speaker.speaker,
     "speaker_ablation": speaker.ablation,
     "speaker_bf16": speaker_safety.bf16,

@@ -39,8 +39,8 @@ class Claim:
         """Return what is written."""
         return {
             "claim": f"{self.name} {self.relation} {self.bound:g}",
-            "value": round(self.value, 4),
-            "holds": self.holds,
+            "value": round(float(self.value), 4),
+            "holds": bool(self.holds),
         }
 
 

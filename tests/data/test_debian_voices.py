@@ -149,8 +149,10 @@ def apt(monkeypatch, root):
     class Apt:
         gone, asked = set(), []
 
-        def fetch(self, names, folder, *, dependencies=False):
+        def fetch(self, names, folder, *, dependencies=False, begins=None):
             self.asked += names
+            if begins is not None:
+                begins("34 MB")
             (folder / "archives").mkdir(parents=True, exist_ok=True)
             for name in names:
                 if name in self.gone:

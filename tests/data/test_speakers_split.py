@@ -1,5 +1,6 @@
 """Promises of the split by speaker, of segments, and of trial lists."""
 
+import hashlib
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -131,6 +132,47 @@ def test_held_out_utterances_are_a_twentieth_and_one_at_least_of_ten():
     small = {"a": utterances(*[1.0] * 3), "b": utterances(*[1.0] * 2)}
     assert len(split_valid(small, 1)[1]) == 1
     assert split_valid(spoken, 2)[1] != valid
+
+
+def held_of(sizes):
+    spoken = {
+        spk_id: utterances(*[1.0] * number, spk_id=spk_id)
+        for spk_id, number in sizes.items()
+    }
+    train, valid = split_valid(spoken, 1)
+    assert len(train) + len(valid) == sum(sizes.values())
+    return Counter(one.spk_id for one in valid)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "held"),
+    [
+        # One of each would leave no pair of one speaker, so no error rate.
+        ({"a": 12, "b": 10, "c": 6, "d": 5}, {"a": 2, "b": 2, "c": 2}),
+        ({"a": 6, "b": 7, "c": 3}, {"a": 2, "b": 2, "c": 1}),
+        # Two of one speaker alone leave no pair of two.
+        ({"a": 40, "b": 6, "c": 5}, {"a": 2, "b": 2}),
+        # Nobody can afford it.
+        ({"a": 5, "b": 5}, {"a": 1, "b": 1}),
+    ],
+)
+def test_small_corpora_hold_out_what_an_error_rate_needs(sizes, held):
+    assert held_of(sizes) == held
+
+
+def test_what_is_held_out_of_larger_corpora_is_as_it_always_was():
+    spoken = {
+        f"s{k:02}": [
+            utterance(f"s{k:02}.u{n:03}", 1.0, f"s{k:02}") for n in range(5 + 3 * k)
+        ]
+        for k in range(12)
+    }
+    train, valid = split_valid(spoken, 1)
+    names = "\n".join(one.utt_id for one in [*train, *valid])
+    # Written down before small corpora held out two of each.
+    assert hashlib.sha256(names.encode()).hexdigest() == (
+        "f5d32407df3c8d2ba48a349dd230063cfa1848535fffb0386cbd3f2060c27c76"
+    )
 
 
 # --- segments ---

@@ -194,7 +194,7 @@ def test_without_festival_and_apt_the_install_command_is_told(
 APT = """
 echo "$@" >> "%(log)s"
 case "$*" in
-  *--print-uris*) %(knows)s ;;
+  *--print-uris*) echo "'http://x/a_1.deb' a_1.deb 33712345 SHA256:0"; %(knows)s ;;
   *--simulate*) echo "Inst libestools2.5 (2.5)"; echo "Inst festival (2.5)" ;;
   *update*) : > "%(log)s.updated" ;;
   *download*)
@@ -230,7 +230,11 @@ def test_packages_are_unpacked_once_and_lists_fetched_if_unknown(stand_ins, tmp_
     apt = APT % {"log": log, "knows": f'[ -e "{log}.updated" ]'}
     program(stand_ins, "apt-get", apt)
     program(stand_ins, "dpkg-deb", 'mkdir -p "$3"; echo "$2" >> "$3/unpacked.txt"')
-    root = fetch_packages(["voices-a", "voices-b"], tmp_path / "deb")
+    sizes = []
+    root = fetch_packages(
+        ["voices-a", "voices-b"], tmp_path / "deb", begins=sizes.append
+    )
+    assert sizes == ["34 MB"]
     assert "update" in log.read_text()
     assert len((root / "unpacked.txt").read_text().splitlines()) == 2
     calls = log.read_text()

@@ -90,7 +90,14 @@ def telugu(checkout, tmp_path):
 def test_telugu_help_lists_stages_and_options(telugu):
     code, out, _ = telugu("--help")
     assert code == 0
-    for line in ("0  data", "1  prepare", "2  train", "3  evaluate", "5  report"):
+    for line in (
+        "0  data",
+        "1  prepare",
+        "2  train",
+        "3  evaluate",
+        "5  report",
+        "6  pack",
+    ):
         assert f"  {line}" in out
     for option in (
         "stage stop_stage force dry_run ngpu nj recipe preset tag expdir data_folder "
@@ -131,7 +138,7 @@ def test_telugu_dry_run_names_each_command(telugu, tmp_path):
     )
     assert code == 0, err
     lines = commands_of(out)
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert f"--corpus=folder --datadir={tmp_path}/d" in lines[1]
     assert f"'--data_folder={tmp_path}/my rec'" in lines[1]
     assert "torch.distributed.run --standalone --nproc_per_node=2" in lines[2]
@@ -173,7 +180,7 @@ def voxceleb(checkout, tmp_path):
 def test_voxceleb_mini_help_lists_stages_and_options(voxceleb):
     code, out, _ = voxceleb("--help")
     assert code == 0
-    names = ("data", "prepare", "train", "embed", "score", "report")
+    names = ("data", "prepare", "train", "embed", "score", "report", "pack")
     for number, name in enumerate(names):
         assert f"  {number}  {name}" in out
     for option in (
@@ -215,7 +222,7 @@ def test_voxceleb_mini_dry_run_names_each_command(voxceleb, tmp_path, checkout):
     )
     assert code == 0, err
     lines = commands_of(out)
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert f"--corpus=folder --datadir={data}" in lines[1]
     assert f"'--data_folder={tmp_path}/my rec' --split_seed=3 --num_test=5" in lines[1]
     assert f"--train_manifest={data}/split3/train.json" in lines[2]
@@ -224,7 +231,8 @@ def test_voxceleb_mini_dry_run_names_each_command(voxceleb, tmp_path, checkout):
     assert lines[3].endswith("--device=cpu")
     assert f"score.py {exp} --data={data}/split3 --backend=auto" in lines[4]
     assert lines[4].endswith("--nan_trials=filter --max_nan_trials=2")
-    assert lines[5].endswith(f"-m speechbrain_ext report {exp}")
+    assert lines[5].endswith(f"-m speechbrain_ext report {exp} --quiet")
+    assert lines[6].endswith(f"pack {exp} --output={exp}/exp.zip")
     assert not exp.exists()
     assert not data.exists()
 
@@ -237,7 +245,7 @@ def test_each_split_and_corpus_of_voxceleb_mini_is_an_experiment(voxceleb, check
         (["--corpus=debian", "--inner_split=4"], "ecapa_mini_debian_split1_inner4"),
     ):
         _, out, _ = voxceleb("--dry_run", *arguments)
-        assert commands_of(out)[5].endswith(f"report exp/{tag}")
+        assert commands_of(out)[5].endswith(f"report exp/{tag} --quiet")
 
 
 def test_auto_is_settled_once_and_an_experiment_keeps_its_voices(voxceleb, checkout):

@@ -31,7 +31,8 @@ common_options
 option recipe text:NAME "" "none by default, so that nothing is passed on"
 option epochs count:N 2 "epochs to count"
 option source path:FILE source.txt "what is copied"
-option mood "choice:good|bad|refused" good "how it ends"
+option mood "choice:good|bad|refused|crash|killed|stuck" good "how it ends"
+option share part:PART 0.2 "a part"
 option wait flag false "train sleeps"
 preset=()
 parse "$@"
@@ -41,6 +42,7 @@ tag=${opt[tag]:-toy}
 check_tag "$tag"
 exp=${opt[expdir]:-exp/$tag}
 recall "$exp" source
+recall "$exp" mood
 stage_copy() {
   lives_in data
   needs "${opt[source]}"
@@ -51,7 +53,7 @@ stage_train() {
   lives_in "$exp"
   needs data/copied.txt
   makes "$exp/state"
-  restarts "$exp/state"
+  restarts "$exp/state" "$exp/notes"
   extends epochs
   runs_on_gpus tool.py train "--exp=$exp" "--epochs=${opt[epochs]}" \\
     "--mood=${opt[mood]}" "${preset[@]/#/--preset=}" "${resume[@]}" \\
@@ -66,7 +68,8 @@ stage_report() {
 if [[ ${opt[wait]} == true ]]; then export TOY_WAIT=1; fi
 tell show "$exp/RESULTS.md"
 tell look State "$exp/state"
-go "$exp" source
+tell settle settled.txt "${opt[mood]}"
+go "$exp" source mood
 """
 
 TOOL = """\
@@ -82,6 +85,12 @@ if what == "copy":
 if what == "train":
     if options["mood"] == "refused":
         sys.exit(2)
+    if options["mood"] in ("crash", "killed"):
+        (exp / "notes").write_text("why")
+        os.kill(os.getpid(), 9) if options["mood"] == "killed" else sys.exit(1)
+    if options["mood"] == "stuck":
+        (exp / "waiting").write_text(str(os.getpid()))
+        time.sleep(30)
     state = exp / "state"
     state.mkdir(parents=True, exist_ok=True)
     epoch = state / "epoch"
@@ -286,6 +295,19 @@ def test_dry_run_changes_nothing_and_prints_commands_that_run(toy):
     assert toy.read("exp/x y/RESULTS.md") == "| epochs | 2 |\n"
 
 
+def test_dry_run_says_what_would_be_set_aside_and_where(toy):
+    toy.run()
+    text = toy.run("--dry_run", "--preset=x")
+    assert (
+        "its earlier state will move to exp/toy/previous/train: exp/toy/state" in text
+    )
+    assert "will be lost" not in text
+    assert "will move" not in toy.run("--dry_run", "--epochs=3")
+    assert toy.read("exp/toy/state/epoch") == "2"
+    toy.run("--preset=x")
+    assert "what lies there now will be lost" in toy.run("--dry_run")
+
+
 def test_dry_run_says_that_a_later_stage_depends_on_an_earlier_one(toy):
     toy.run()
     (toy.here / "source.txt").write_text("two")
@@ -351,7 +373,7 @@ def test_failing_stage_exits_1_naming_stage_log_and_command(toy):
     assert "command: (cd " in text
     assert "train: no good mood" in toy.read("exp/toy/log/train.log")
     assert not (toy.here / "exp/toy/RESULTS.md").exists()
-    assert "[it failed last time]" in toy.run()
+    assert "[it failed last time]" in toy.run("--mood=good")
 
 
 def test_a_stage_that_refuses_its_input_exits_2_and_nothing_is_lost(toy):
@@ -361,6 +383,79 @@ def test_a_stage_that_refuses_its_input_exits_2_and_nothing_is_lost(toy):
     assert "what it had made before is as it was" in text
     assert toy.read("exp/toy/state/epoch") == "2"
     assert "Nothing to do" in toy.run()
+
+
+@pytest.mark.parametrize("mood", ["refused", "crash", "killed"])
+def test_an_option_that_failed_is_not_remembered(toy, mood):
+    toy.run("--tag=t", f"--mood={mood}", rc=2 if mood == "refused" else 1)
+    assert not (toy.here / "exp/t/.stages/settings").exists()
+    assert "mood=" not in toy.run("--tag=t").replace("--mood=good", "")
+    toy.run("--tag=t", f"--mood={mood}", rc=2 if mood == "refused" else 1)
+    assert "as in" not in toy.run("--tag=t", "--dry_run")
+    toy.run("--tag=t", "--mood=good")
+    assert toy.read("exp/t/.stages/settings") == "mood=good\n"
+
+
+def test_what_a_stage_succeeded_with_is_remembered_though_a_later_one_fails(toy):
+    (toy.here / "other").write_text("mine")
+    toy.run("--tag=t", "--source=other", "--mood=crash", rc=1)
+    assert toy.read("exp/t/.stages/settings") == "source=other\n"
+    assert toy.read("settled.txt") == "crash\n"  # once a stage was content
+
+
+def test_a_wrong_first_command_leaves_nothing_of_the_experiment(toy):
+    toy.run("--source=nowhere.txt", rc=2)
+    assert not (toy.here / "settled.txt").exists()
+    toy.run("--stop_stage=copy")
+    shutil.rmtree(toy.here / "exp")
+    text = toy.run("--mood=refused", rc=2)
+    assert not (toy.here / "exp/toy").exists()
+    assert "go on:" not in text
+    assert "log:" not in text
+
+
+def test_the_written_command_is_not_a_refused_one(toy):
+    toy.run()
+    before = toy.read("exp/toy/run.sh")
+    toy.run("--mood=refused", rc=2)
+    assert toy.read("exp/toy/run.sh") == before
+
+
+@pytest.mark.parametrize("mood", ["crash", "killed"])
+def test_a_crash_before_the_first_checkpoint_costs_nothing(toy, mood):
+    toy.run("--epochs=3")
+    text = toy.run("--epochs=3", f"--mood={mood}", rc=1)
+    assert "what it had made before is as it was" in text
+    assert "what it wrote now is in exp/toy/failed/train" in text
+    assert toy.read("exp/toy/failed/train/notes") == "why"
+    assert not (toy.here / "exp/toy/notes").exists()
+    assert toy.read("exp/toy/state/epoch") == "3"
+    assert "Nothing to do" in toy.run("--epochs=3")
+
+
+def test_an_interrupt_before_the_first_checkpoint_costs_nothing(toy):
+    toy.run()
+    process = toy.start("--mood=stuck")
+    wait_for(toy.here / "exp/toy/waiting")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    assert "interrupted before it had made anything" in out.replace(";", "")
+    assert "Nothing to do" in toy.run()
+
+
+def test_kill_9_before_the_first_checkpoint_costs_nothing(toy):
+    toy.run()
+    process = toy.start("--mood=stuck", stdout=subprocess.DEVNULL)
+    child = int(wait_for(toy.here / "exp/toy/waiting"))
+    process.kill()
+    process.wait()
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: ended(child))
+    assert not (toy.here / "exp/toy/state").exists()
+    text = toy.run()
+    assert "it was killed at its beginning" in text
+    assert toy.read("exp/toy/state/epoch") == "2"
+    assert text.count("up to date, skipped") == 3
 
 
 def test_a_stage_that_does_not_make_what_it_promised_has_failed(toy):
@@ -417,6 +512,9 @@ def test_kill_9_never_leaves_a_stage_that_looks_finished(toy):
     text = toy.run(rc=2)
     assert "another run is at work in exp/toy" in text
     assert "stage train" in text
+    assert "left over from a run that was killed" in text
+    stop = next(line for line in text.splitlines() if "To stop it: kill" in line)
+    assert stop.split("kill ")[1].split() == [str(child)]
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: ended(child))
     text = toy.run()
@@ -480,6 +578,9 @@ def test_the_written_command_goes_on_and_keeps_the_history(toy, tmp_path):
         (["--nj", "two"], "--nj needs a whole number, not 'two'"),
         (["--nj", "0"], "--nj must be at least 1"),
         (["--ngpu", "1.5"], "--ngpu needs a whole number"),
+        (["--share", "5"], "--share needs a part, from 0 to 1, not '5'"),
+        (["--share=1.01"], "--share needs a part, from 0 to 1"),
+        (["--share=.2x"], "--share needs a part, from 0 to 1"),
         (["--force=maybe"], "--force is true or false, not 'maybe'"),
         (["--mood", "god"], "no such mood; did you mean 'good'?"),
         ([""], "an empty argument"),
@@ -541,7 +642,7 @@ def test_help_is_made_from_the_tables_and_needs_no_environment(toy):
     assert "A toy that is 100% done %s." in text
     for word in ("0  copy", "2  train", "3  report", "--stop_stage", "(default: 2)"):
         assert word in text
-    assert "--mood good|bad" in text
+    assert "--mood good|bad|" in text
 
 
 def test_without_an_environment_it_says_what_to_type(toy):

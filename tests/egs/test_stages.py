@@ -296,6 +296,21 @@ def test_a_recipe_without_fault_passes(stage):
     check_recipe(["top.yaml", "--base.lr=3"])
 
 
+@pytest.mark.parametrize("recipe", ["ecapa_mini", "ecapa", "resnet"])
+def test_wrong_numbers_are_found_before_the_first_stage(recipe):
+    words = [f"{ROOT}/recipes/speaker/{recipe}.yaml", "--output_folder=x"]
+    words += ["--train_manifest=a", "--valid_manifest=b", "--reverb_prob=0"]
+    check_recipe(words)
+    wrong = ["batch_size=1", "scale=0", "margin=2", "crop_seconds=0", "noise_prob=2"]
+    wrong += ["speeds=[0.9]", "num_workers=-1", "number_of_epochs=0"]
+    wrong += ["average_checkpoints=-1", "balance=1.5", "rir_folder=rooms"]
+    with pytest.raises(UserError) as caught:
+        check_recipe([*words, *(f"--{one}" for one in wrong)])
+    for one in wrong:
+        assert f"  {one.partition('=')[0]} " in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1 + len(wrong)
+
+
 @pytest.mark.parametrize(
     ("words", "text", "reasons"),
     [

@@ -129,6 +129,26 @@ def test_a_healthy_speaker_run_passes_though_its_loss_grows_with_the_margin(spea
 
 
 @pytest.mark.parametrize(
+    ("spoken", "why"),
+    [("ab", "no speaker has two valid"), ("aa", "of one speaker"), ("aab", None)],
+)
+def test_an_error_rate_that_no_pair_could_give_is_not_measured(speakers, spoken, why):
+    log = SPEAKER.replace("2.00e-01\nepoch: 2", "nan\nepoch: 2")
+    (speakers / "train_log.txt").write_text(log.replace("eer: 3.00e-02", "eer: nan"))
+    manifest = {f"u{n}": {"spk_id": spk_id} for n, spk_id in enumerate(spoken)}
+    data = speakers.parent / "data" / "split1"
+    (data / "valid.json").write_text(json.dumps(manifest))
+    failed, text = failures(speakers), render(examine(speakers))
+    if why is None:
+        assert [f.text for f in failed] == ["valid EER is finite, best nan%"]
+    else:
+        assert failed == []
+        assert " --   valid EER is not measured: " in text
+        assert why in text
+        assert "chosen by valid loss" in text
+
+
+@pytest.mark.parametrize(
     ("change", "text"),
     [
         (("train loss: 6.00", "train loss: nan"), "not in epoch 2"),

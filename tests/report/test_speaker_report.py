@@ -1,8 +1,11 @@
 """Pictures, several runs side by side, ablations, and scores of other toolkits."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from speechbrain_ext.cli import run
@@ -13,8 +16,9 @@ from speechbrain_ext.report.speaker.collection import (
     render_speaker_collection,
 )
 from speechbrain_ext.report.speaker.plots import plot_det, plot_histograms
-from speechbrain_ext.report.speaker.score_file import read_any_scores, score
+from speechbrain_ext.report.speaker.score_file import score
 from speechbrain_ext.scoring.figures import name_errors, source_figures, trial_figures
+from speechbrain_ext.scoring.score_files import read_any_scores
 from speechbrain_ext.scoring.trials import Trials, write_scores
 
 
@@ -118,6 +122,49 @@ def test_pictures_are_drawn_of_good_and_of_broken_scores(tmp_path):
         assert imread(tmp_path / f"{name}.png").std() > 0
 
 
+def axes_drawn(monkeypatch, tmp_path, draw):
+    """Run ``draw`` and return the axes of its figure."""
+    kept = []
+
+    @contextmanager
+    def open_figure(path, width, height):
+        kept.append(Figure((width, height)))
+        yield kept[-1]
+
+    monkeypatch.setattr(plots, "open_figure", open_figure)
+    draw(tmp_path / "x.png")
+    return kept[0].axes
+
+
+def test_without_an_error_the_dot_is_in_the_corner(monkeypatch, tmp_path):
+    labels = np.array([1, 1, 1, 0, 0, 0], bool)
+    curves = {"all": {"a": (labels + 0.0, labels)}}
+    (axes,) = axes_drawn(monkeypatch, tmp_path, lambda p: plot_det(curves, p))
+    dot = next(line for line in axes.lines if line.get_marker() == "o")
+    assert dot.get_xdata()[0] == axes.get_xlim()[0]
+    assert dot.get_ydata()[0] == axes.get_ylim()[0]
+
+
+def test_constant_scores_have_an_axis_that_can_be_read(monkeypatch, tmp_path):
+    labels = np.array([1, 0, 0, 0], bool)
+    panels = {"x": (np.full(4, 0.3), labels, [])}
+    (axes,) = axes_drawn(monkeypatch, tmp_path, lambda p: plot_histograms(panels, p))
+    low, high = axes.get_xlim()
+    assert high - low > 0.9
+    assert "share" in axes.get_ylabel()
+    assert max(bar.get_height() for bar in axes.patches) == 1
+
+
+def test_an_error_rate_that_is_never_finite_has_no_panel(monkeypatch, tmp_path):
+    rows = [{"epoch": 1, "train loss": 1.0, "valid eer": np.nan}]
+    monkeypatch.setattr(
+        plots, "draw_curves", lambda panels, *_: titles.extend(p.title for p in panels)
+    )
+    titles = []
+    plots.plot_training(rows, tmp_path / "x.png")
+    assert titles == ["loss"]
+
+
 def test_one_speaker_of_a_source_and_one_kind_of_trial_are_no_figures():
     trials = Trials(
         np.array([1, 0, 0], bool), np.array([0, 0, 1]), np.array([1, 2, 2]), list("abc")
@@ -169,7 +216,7 @@ def test_a_score_file_of_any_toolkit_gives_the_same_figures(tmp_path, kind):
         path.write_text("".join(f"{s!s} {int(k)}\n" for s, k in rows))
     else:
         write_scores(path, Trials(labels, index, index[::-1].copy(), names), scores)
-    found, kinds, _ = read_any_scores(path)
+    found, kinds, *_ = read_any_scores(path)
     np.testing.assert_array_equal(found, scores)
     np.testing.assert_array_equal(kinds, labels)
     plots = tmp_path / "plots"
@@ -194,15 +241,43 @@ def test_a_score_file_with_nan_ends_with_1_and_names_it(tmp_path, capsys):
     assert (
         run(score, [str(path), "--nan_trials=filter", "--max_nan_trials=1"], "s") == 0
     )
-    assert "filtered: 1 of 4 trials left out" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.count("filtered: 1 of 4 trials left out, as many toolkits do") == 1
+    assert "[1] filtered" in shown
+    assert run(score, [str(path), "--nan_trials=filter"], "score") == 1
+    assert "--nan_trials=filter --max_nan_trials=1" in capsys.readouterr().err
+
+
+def test_footnotes_are_referenced_and_the_heading_is_one_line(tmp_path, capsys):
+    path = tmp_path / "a_long_name_of_a_file_of_scores.txt"
+    path.write_text("0.5 1\n0.1 0\n")
+    assert run(score, [str(path)], "score") == 0
+    shown = capsys.readouterr().out
+    assert f"{path.name}: 1 targets, 1 others\n" in shown
+    notes = [line for line in shown.splitlines() if line.startswith("[")]
+    assert [note[:4] for note in notes] == ["[1] "]
+    assert any("[1]" in line and "Cllr" in line for line in shown.splitlines())
+
+
+def test_scores_with_the_wrong_sign_and_infinite_ones_are_told(tmp_path, capsys):
+    path = tmp_path / "scores.txt"
+    path.write_text("0.1 1\n-inf 1\n0.8 0\ninf 0\n0.9 0\n")
+    assert run(score, [str(path)], "score") == 0
+    shown = capsys.readouterr()
+    assert "Are these distances? --negate" in shown.err
+    assert "1 scores are +Inf and 1 -Inf" in shown.err
+    assert run(score, [str(path), "--negate"], "score") == 0
+    shown = capsys.readouterr()
+    assert "distances" not in shown.err
+    assert "0.00" in shown.out
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no target"),
+        ("", "holds no line with a score"),
         ("0.5 1\n0.2 2\nx 0\n", "line 2: 0.2 2"),
-        ("1 a b\n", "each line must be"),
+        ("1 a b\n", "--trials KEYFILE"),
         ("0.5 1\n", "no non-target"),
     ],
 )

@@ -22,6 +22,7 @@ from speechbrain_ext.models.speaker import SpeakerEncoder
 from speechbrain_ext.report.speaker.results import digest_of
 from speechbrain_ext.sharing.export import export, outputs, probe, smoke
 from speechbrain_ext.sharing.export.cut import cut, targets
+from speechbrain_ext.sharing.export.folder import check_place
 from speechbrain_ext.sharing.export.stock import NotStockError, write_stock
 from speechbrain_ext.tasks.speaker.score import score
 from speechbrain_ext.tasks.speaker.trained_classifier import load_classifier
@@ -328,18 +329,25 @@ def test_without_classes_the_stock_part_is_left_out_or_refused(exp, tmp_path):
 
 
 @pytest.mark.usefixtures("_in_this_process")
-def test_calibrated_scores_are_left_out_and_whoever_asks_is_told(exp, tmp_path):
+def test_calibrated_scores_decide_as_ratios_do_in_the_experiment(exp, tmp_path):
     copy = shutil.copytree(exp, tmp_path / "exp")
     score(copy, exp.parent / "data", calibrate=True, draws=10)
-    lines = []
-    folder = export(copy, onnx="none", log=lines.append)
-    assert names(folder) == OURS | STOCK
-    assert "without --calibrate" in "\n".join(lines)
-    assert "without thresholds" in (folder / "README.md").read_text()
-    verifier = SpeakerVerifier.from_hparams(folder, device="cpu")
-    assert verifier.encode(voice(1, 1), 16000).shape == (16,)
-    with pytest.raises(UserError, match="exported without scores and thresholds"):
-        verifier.threshold()
+    folder = export(copy, onnx="none", log=quiet)
+    assert names(folder) == OURS | DECIDES | STOCK
+    here, there = (
+        SpeakerVerifier.from_hparams(source, device="cpu") for source in (copy, folder)
+    )
+    pair = [here.encode(voice(speaker, 1), 16000) for speaker in (1, 2)]
+    assert there.score(*pair) == pytest.approx(here.score(*pair), abs=1e-5)
+    assert there.threshold() == here.threshold()
+    assert "log-likelihood ratio" in there.decision.label
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/dev/null/x"])
+def test_a_place_that_can_not_be_written_is_a_message(place):
+    with pytest.raises(UserError, match=f"--output {place} can't be written") as caught:
+        check_place(Path(place))
+    assert caught.value.exit_code == 2
 
 
 @pytest.mark.usefixtures("_in_this_process")

@@ -239,13 +239,26 @@ def test_scores_of_other_weights_are_refused(scored, audio, tmp_path, capsys):
     assert "--stage embed" in err
 
 
-def test_calibrated_scores_are_no_cosines(exp, audio, capsys):
+def test_calibrated_scores_are_ratios_and_decide_as_before(exp, audio, capsys):
+    arguments = [audio / "a.wav", audio / "b.wav", "--experiment", exp, "--json"]
+    write_results(exp, system("cosine", 0.9, chosen=True))
+    raw = json.loads(compare(capsys, *arguments)[1])
+    calibration = {"calibrated": True, "calibration": {"slope": 20.0, "offset": -9.0}}
+    write_results(exp, system("cosine", 20 * 0.9 - 9, chosen=True) | calibration)
+    ratio = json.loads(compare(capsys, *arguments)[1])
+    assert ratio["score"] == pytest.approx(20 * raw["score"] - 9)
+    assert ratio["decision"] == raw["decision"]
+    assert ratio["system"] == "raw cosine, calibrated: a log-likelihood ratio"
+
+
+def test_calibrated_scores_without_their_map_are_refused(exp, audio, capsys):
     write_results(exp, system("cosine", 0.9, chosen=True) | {"calibrated": True})
     code, _, err = compare(
         capsys, audio / "a.wav", audio / "b.wav", "--experiment", exp
     )
     assert code == 2
-    assert "without --calibrate" in err
+    assert "without the map" in err
+    assert "--stage score" in err
 
 
 @pytest.mark.parametrize(

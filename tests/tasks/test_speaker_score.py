@@ -1,5 +1,6 @@
 """Scores of embeddings: what is chosen, counted, named, refused; nothing improves."""
 
+import copy
 import dataclasses
 import json
 
@@ -123,21 +124,25 @@ def with_sources(data, source_of):
 
 
 @pytest.mark.parametrize(
-    ("source_of", "is_said"),
+    ("source_of", "said"),
     [
         # One of six was recorded twice: the others' channel is still given away.
-        (lambda u: u.utt_id[-1] if u.spk_id == "test00" else "room", True),
-        (lambda u: u.utt_id[-1], False),
-        (lambda u: None, False),
+        (
+            lambda u: u.utt_id[-1] if u.spk_id == "test00" else "room",
+            "come from one source",
+        ),
+        (lambda u: u.utt_id[-1], None),
+        (lambda u: None, "nothing is known about the sessions"),
+        (lambda u: "room" if u.spk_id == "test00" else None, "nothing is known"),
     ],
 )
-def test_a_shared_channel_is_warned_of_where_most_speakers_have_one(
-    tmp_path, source_of, is_said
+def test_a_shared_channel_is_warned_of_where_most_speakers_may_have_one(
+    tmp_path, source_of, said
 ):
     exp, data = make_split(tmp_path)
     with_sources(data, source_of)
-    conditions = score(exp, data, draws=1)["conditions"]
-    assert (conditions["caveat"] is not None) == is_said
+    caveat = score(exp, data, draws=1)["conditions"]["caveat"]
+    assert caveat is None if said is None else said in caveat
 
 
 def test_calibrated_scores_are_ratios_and_rank_as_before(clean, tmp_path):
@@ -191,7 +196,7 @@ def test_a_nan_is_an_error_named_and_ends_with_1(clean, tmp_path, value):
 def test_filtering_is_marked_in_every_table(tmp_path):
     exp, data, _ = broken(tmp_path)
     results = score(exp, data, draws=1, nan_trials="filter", max_nan_trials=35)
-    note = "filtered: 35 of 630 trials left out, the seed document's behaviour"
+    note = "filtered: 35 of 630 trials left out, as many toolkits do"
     chapters = render_markdown(results).split("\n## ")
     marked = [chapter.splitlines()[0] for chapter in chapters if note in chapter]
     for title in ("Equal error", "Detection costs", "Thresholds", "EER by source"):
@@ -335,6 +340,35 @@ def test_kept_results_make_one_page_of_all_runs(clean, tmp_path):
     assert f"{100 * eers(clean[2])['cosine']:.2f} ± 0.00" in text
 
 
+@pytest.mark.parametrize(
+    ("cost", "least", "said"),
+    [
+        (1.3, 1.2, "mislead more than no ratio"),
+        (0.4, 0.1, "0.100 would be possible"),
+        (0.15, 0.1, None),
+        (None, 0.1, None),
+    ],
+)
+def test_poor_calibration_is_told(clean, cost, least, said):
+    results = copy.deepcopy(clean[2])
+    chosen_system(results)["lists"]["main"].update(cllr=cost, min_cllr=least)
+    text = render_markdown(results)
+    assert ("Calibration is poor" in text) == (said is not None)
+    assert said is None or said in text
+
+
+def test_with_few_test_speakers_intervals_are_not_measured_and_the_page_says_why(
+    tmp_path,
+):
+    results = score(*make_split(tmp_path, test=3), draws=9)
+    for system in results["systems"]:
+        assert system["lists"]["main"]["eer_interval"] is None
+    text = render_markdown(results)
+    assert "[--] [1]" in text
+    assert "[1] Interval not measured: 3 test speakers; 6 are needed." in text
+    assert "Brackets" not in text
+
+
 def test_report_shows_every_system_with_its_interval(clean):
     exp, _, results = clean
     (exp / "train_log.txt").write_text(
@@ -345,6 +379,10 @@ def test_report_shows_every_system_with_its_interval(clean):
     assert {path.name for path in (exp / "plots").iterdir()} == names
     text = (exp / "RESULTS.md").read_text()
     assert text == render_markdown(results)
+    summary = (exp / "summary.txt").read_text().splitlines()
+    assert len(summary) <= 16
+    assert summary[-1] == f"All tables: {exp / 'RESULTS.md'}"
+    assert summary[0].startswith("EER on the main list: ")
     page = (exp / "report.html").read_text()
     for system in results["systems"]:
         figures = system["lists"]["main"]
@@ -353,6 +391,7 @@ def test_report_shows_every_system_with_its_interval(clean):
         assert cell in text
         assert cell in page
     assert "Caveat: the recordings of a test speaker come from one source" in page
+    assert f"<title>Speaker verification: {exp.name}</title>" in page
     assert page.count("data:image/png;base64,") == 3
 
 

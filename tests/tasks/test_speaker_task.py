@@ -1,9 +1,12 @@
 """The speaker task from manifests to an encoder: it trains, resumes, averages."""
 
+import contextlib
+import functools
 import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 
 from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
 from speechbrain_ext.data import loader, speaker_loader
+from speechbrain_ext.data.augment import Augment
 from speechbrain_ext.data.manifest import ManifestError, read_manifest, write_manifest
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.report.doctor import examine
@@ -20,7 +24,8 @@ from speechbrain_ext.tasks.speaker.averaging import WeightAverage
 from speechbrain_ext.tasks.speaker.brain import SpeakerBrain
 from speechbrain_ext.tasks.speaker.train import train
 from speechbrain_ext.tasks.speaker.validation import ValidScores, pieces_of
-from speechbrain_ext.tasks.speaker.weights import load_encoder
+from speechbrain_ext.tasks.speaker.weights import load_encoder, valid_rank
+from speechbrain_ext.tasks.training import where_it_goes_on
 from tests.tasks.test_codec_task import assert_same_weights
 from tests.tasks.test_codec_task import recipe as any_recipe
 from tests.tasks.voices import corpus
@@ -103,7 +108,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(data, trained, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "read_samples", interrupted)
         patch.setattr(speaker_loader, "read_samples", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="checkpoint: epoch 2, step 1$"):
             train(recipe(data, tmp_path / "exp", **settings))
     again = train(recipe(data, tmp_path / "exp", **settings))
     assert again.health.committed == 4
@@ -111,6 +116,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(data, trained, tmp_path):
     moments = [brain.optimizer.state_dict()["state"] for brain in (again, trained[1])]
     for one, other in zip(*[m.values() for m in moments], strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_interrupt_says_truthfully_where_the_run_goes_on(data, tmp_path):
+    checkpointer = VerifiedCheckpointer(tmp_path / "none")
+    assert "from the beginning" in where_it_goes_on(checkpointer)
+    brain = train(
+        recipe(data, tmp_path / "exp", number_of_epochs=1, average_checkpoints=0)
+    )
+    assert where_it_goes_on(brain.checkpointer).endswith("epoch 1, complete")
 
 
 def test_a_run_killed_while_it_averages_ends_the_same(
@@ -276,13 +290,37 @@ def test_settings_that_cannot_train_are_told_together(data, tmp_path):
         "average_checkpoints": 4,
         "speeds": [0.9, 1.1],
         "balance": 1.5,
+        "noise_prob": 2.0,
+        "scale": -1.0,
+        "margin": 2.0,
+        "rir_folder": "rooms",
         "precision": "fp16",
         "device": "cpu",
     }
     with pytest.raises(UserError) as caught:
         train(recipe(data, tmp_path / "exp", **wrong))
     for name in wrong.keys() - {"device"}:
-        assert name in str(caught.value)
+        assert str(caught.value).count(f"  {name.split('.')[-1]} ") == 1
+    assert not (tmp_path / "exp" / "hyperparams.yaml").exists()
+
+
+def test_augmentation_with_wrong_settings_is_refused_at_the_start(data, tmp_path):
+    built = recipe(data, tmp_path / "exp", device="cpu", noise_prob=0.5)
+    folder = {"noise_folder": "none such", "noise_prob": 0.5}
+    for keywords in (folder, {**folder, "snr_db": [9, 1]}):
+        built.hparams["augment"] = functools.partial(Augment, **keywords)
+        wrong = "snr_db" in keywords
+        with pytest.raises(UserError) if wrong else contextlib.nullcontext() as told:
+            task.check_settings(built.hparams, built.run_opts)
+        assert not wrong or "  snr_db must be [lowest, highest]" in str(told.value)
+
+
+def test_crops_longer_than_every_utterance_are_refused(data, tmp_path):
+    longest = max(u.duration for u in read_manifest(data / "train.json").values())
+    with pytest.raises(UserError) as caught:
+        train(recipe(data, tmp_path / "exp", crop_seconds=longest + 1))
+    assert f"crop_seconds is {longest + 1}" in str(caught.value)
+    assert f"has {longest:.2f} s" in str(caught.value)
     assert not (tmp_path / "exp" / "hyperparams.yaml").exists()
 
 
@@ -437,12 +475,31 @@ def test_validation_counts_as_the_formulas_say():
     right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
     assert stats["loss"] == pytest.approx((3 * right + wrong) / 4, rel=1e-6)
     assert stats["eer"] == 0.0
+    assert filled([0, 0, 1, 1], vectors, logits).why_no_eer() == ""
 
 
-@pytest.mark.parametrize("classes", [[0, 0], [0, 1], []])
-def test_an_eer_without_both_kinds_of_pairs_is_nan(classes):
+@pytest.mark.parametrize(
+    ("classes", "why"),
+    [
+        ([0, 0], "of one speaker"),
+        ([0, 1], "no speaker has two"),
+        ([], "no valid utterance"),
+    ],
+)
+def test_an_eer_without_both_kinds_of_pairs_is_nan_and_says_why(classes, why):
     rows = [[1.0, 0.0]] * len(classes)
-    assert math.isnan(filled(classes, rows, rows).stats(seed=1)["eer"])
+    scores = filled(classes, rows, rows)
+    assert math.isnan(scores.stats(seed=1)["eer"])
+    assert why in scores.why_no_eer()
+
+
+def test_without_an_eer_the_lowest_valid_loss_is_the_best():
+    losses = [2.0, math.nan, 1.0, 3.0]
+    found = [
+        SimpleNamespace(meta={"eer": math.nan, "loss": loss, "nonfinite": 0})
+        for loss in losses
+    ]
+    assert max(found, key=valid_rank).meta["loss"] == 1.0
 
 
 def test_what_is_not_finite_is_left_out():

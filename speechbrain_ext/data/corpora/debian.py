@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from speechbrain_ext.errors import UserError, WorkError
@@ -25,7 +25,11 @@ _MAX_LIST_AGE_SECONDS = 24 * 3600
 
 
 def fetch_packages(
-    names: Sequence[str], folder: Path, *, dependencies: bool = False
+    names: Sequence[str],
+    folder: Path,
+    *,
+    dependencies: bool = False,
+    begins: Callable[[str], None] | None = None,
 ) -> Path:
     """Download Debian packages and unpack them.
 
@@ -39,6 +43,8 @@ def fetch_packages(
         there before are not fetched again.
     dependencies : bool
         Also fetch what the packages need and this system has not installed.
+    begins : Callable, optional
+        Called before anything is downloaded, with its size, such as ``"34 MB"``.
 
     Returns
     -------
@@ -75,6 +81,8 @@ def fetch_packages(
     for name in missing:
         for old in archives.glob(f"{name}_*.deb"):
             old.unlink()
+    if missing and begins is not None:
+        begins(_size_of(apt, missing))
     if missing:
         _run([*apt, "download", *missing], cwd=archives)
     for name in missing:
@@ -114,6 +122,15 @@ def _apt_command(names: Sequence[str], folder: Path) -> list[str]:
 def _knows(apt: list[str], names: Sequence[str]) -> bool:
     command = [*apt, "--print-uris", "download", *names]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _size_of(apt: Sequence[str], names: Sequence[str]) -> str:
+    """Return how much there is to download; apt prints: address, file, size."""
+    text = _run([*apt, "--print-uris", "download", *names])
+    sizes = re.findall(r"^'[^']*' \S+ (\d+)", text, flags=re.MULTILINE)
+    return (
+        f"{max(1, round(sum(map(int, sizes)) / 1e6))} MB" if sizes else "unknown size"
+    )
 
 
 def _run(command: list[str], cwd: Path | None = None) -> str:

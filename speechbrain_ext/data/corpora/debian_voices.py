@@ -26,7 +26,7 @@ from speechbrain_ext.data.corpora import Item, Speaker
 from speechbrain_ext.data.corpora.debian import fetch_packages
 from speechbrain_ext.data.corpora.facts import Facts, iso_language
 from speechbrain_ext.data.corpora.folder import name_all
-from speechbrain_ext.data.progress import progress_bar
+from speechbrain_ext.data.progress import announce, progress_bar
 from speechbrain_ext.errors import UserError, WorkError
 
 _TABLE = "debian_voices.tsv"
@@ -164,10 +164,15 @@ class DebianVoices:
         failed: dict[str, str] = {}
         with progress_bar() as progress:
             task = progress.add_task("fetching", total=len(wanted))
-            for package in wanted:
+            for number, package in enumerate(wanted, 1):
+                what = f"data: package {number} of {len(wanted)}, {package}"
                 progress.update(task, description=f"fetching {package}")
                 try:
-                    fetch_packages([package], raw)
+                    fetch_packages(
+                        [package],
+                        raw,
+                        begins=lambda size, what=what: announce(f"{what}, {size}"),
+                    )
                 except WorkError as error:
                     failed[package] = str(error)
                 else:

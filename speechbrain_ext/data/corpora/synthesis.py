@@ -118,7 +118,9 @@ class SynthesisCorpus(abc.ABC):
         if not pending:
             return
         with progress_bar() as progress:
-            task = progress.add_task(f"speaking ({self.name})", total=len(pending))
+            task = progress.add_task(
+                f"speaking ({self.name})", total=len(pending), unit="sentences"
+            )
 
             def done(prompt: Prompt) -> None:
                 wav = raw / f"{prompt.utt_id}.wav"

@@ -289,7 +289,9 @@ class _Pieces:
         """Write all; return name -> utterance."""
         made = {}
         with progress_bar() as progress:
-            for folder, piece in progress.track(self.plan, description="joining"):
+            for folder, piece in progress.track(
+                self.plan, description="prepare: joined pieces"
+            ):
                 path = self.draft / folder / f"{piece.utt_id}.wav"
                 made[piece.utt_id] = write_piece(piece, path, self.path_of)
         return made

@@ -25,6 +25,9 @@ _MAX_REASONS = 10
 # From so many utterances on, a speaker gives one to valid.
 _USUAL_LEAST, _SMALLEST_LEAST = 10, 3
 
+# From so many utterances on, a speaker gives two to valid where nobody else would.
+_LEAST_FOR_PAIR = 6
+
 
 @dataclass(frozen=True)
 class Person:
@@ -188,7 +191,9 @@ def split_valid(
         Redraws them.
     part : float
         Part of each speaker's utterances; one at least of a speaker with ten, or
-        with three if nobody has ten.
+        with three if nobody has ten. Where no two utterances of one speaker, or no
+        two speakers, would be held out, so that no equal error rate could be
+        measured: two of each speaker with six.
 
     Returns
     -------
@@ -200,12 +205,20 @@ def split_valid(
     # Somebody must be heard in valid, even where all have said little.
     most = max(map(len, by_speaker.values()), default=0)
     least = _USUAL_LEAST if most >= _USUAL_LEAST else _SMALLEST_LEAST
+    counts = {
+        spk_id: max(round(part * len(spoken)), 1 if len(spoken) >= least else 0)
+        for spk_id, spoken in by_speaker.items()
+    }
+    heard = [count for count in counts.values() if count]
+    if max(heard, default=0) < 2 or len(heard) < 2:
+        for spk_id, spoken in by_speaker.items():
+            if len(spoken) >= _LEAST_FOR_PAIR:
+                counts[spk_id] = max(counts[spk_id], 2)
     train, valid = [], []
-    for utterances in by_speaker.values():
+    for spk_id, utterances in by_speaker.items():
         drawn = sorted(
             utterances, key=lambda one: draw_order("valid", seed, one.utt_id)
         )
-        count = max(round(part * len(drawn)), 1 if len(drawn) >= least else 0)
-        valid += drawn[:count]
-        train += drawn[count:]
+        valid += drawn[: counts[spk_id]]
+        train += drawn[counts[spk_id] :]
     return train, valid

@@ -142,7 +142,7 @@ def _run_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
         chosen, cosine, channel = (run["eer"][system] for system in SYSTEMS)
         label = name
         if run["nan_trials"] == "filter":
-            note = "trials without score were left out, the seed document's behaviour"
+            note = "trials without score were left out, as many toolkits do"
             notes = [note]
             label += " [1]"
         cells = [label, str(run["split_seed"]), str(run["seed"]), run["backend"]]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from speechbrain_ext.report.speaker import plots
 from speechbrain_ext.report.speaker.results import chosen_system, scores_path
 from speechbrain_ext.scoring.figures import FARS
@@ -40,12 +42,17 @@ def draw_speaker(
         nan = results["nan_trials"]["policy"]
         lists = [name for name in ("main", "hard") if name in chosen["lists"]]
         lists = lists or list(chosen["lists"])[:2]
+        titles = {name: f"{name} list" for name in lists}
+        if len(lists) == 2 and _same(
+            *(_scored(folder, chosen["name"], n) for n in lists)
+        ):
+            titles = {lists[0]: f"{lists[0]} list; {lists[1]} has the same trials"}
         panels = {
-            f"{name} list": {
+            title: {
                 system["label"]: _scored(folder, system["name"], name)
                 for system in results["systems"]
             }
-            for name in lists
+            for name, title in titles.items()
         }
         plots.plot_det(panels, pictures[0], chosen=chosen["label"], nan=nan)
         cosine = next(s for s in results["systems"] if s["name"] == "cosine")
@@ -69,6 +76,14 @@ def draw_speaker(
 def _scored(folder: Path, system: str, trials: str):
     scored, scores = read_scores(scores_path(folder, system, trials))
     return scores, scored.labels
+
+
+def _same(one, other) -> bool:
+    """Whether two lists have the same scores and labels, up to their order."""
+    if len(one[0]) != len(other[0]):
+        return False
+    sorted_ = [np.array(pair, np.float64)[:, np.lexsort(pair)] for pair in (one, other)]
+    return np.array_equal(*sorted_, equal_nan=True)
 
 
 def named_thresholds(

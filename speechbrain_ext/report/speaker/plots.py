@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import (
+    FixedFormatter,
+    FixedLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 from speechbrain_ext.report.plots import COLOURS, Panel, draw_curves, open_figure, say
 from speechbrain_ext.scoring.metrics import det_curve, equal_error_rate
 
 #: Rates in per cent that the axes of a DET plot may name.
-_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
+_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)
 _UNTRAINED = "#888888"
 _TARGET, _NONTARGET = COLOURS[0], COLOURS[1]
 
@@ -51,25 +57,35 @@ def plot_det(
         ):
             axes.set_title(title)
             rates = []
-            for name, (scores, labels) in curves.items():
-                if not _drawable(scores, labels, nan):
-                    continue
+            drawn = [
+                (name, scored)
+                for name, scored in curves.items()
+                if _drawable(*scored, nan)
+            ]
+            for name, (scores, labels) in drawn:
                 far, frr, _ = det_curve(scores, labels, nan=nan)
                 eer = equal_error_rate(scores, labels, nan=nan)[0]
                 rates.append(eer)
                 bold = name == chosen
+                # Without an error there is no curve within the axes, only its end.
+                num = (np.count_nonzero(~labels), np.count_nonzero(labels))
+                num = num if eer else (10**9, 10**9)
                 axes.plot(
-                    _probit(far, np.count_nonzero(~labels)),
-                    _probit(frr, np.count_nonzero(labels)),
+                    _probit(far, num[0]),
+                    _probit(frr, num[1]),
                     color=colours[name],
                     linewidth=2.4 if bold else 1.3,
                     zorder=3 if bold else 2,
                     label=f"{name}: EER {100 * eer:.2f} %",
                 )
-                point = _probit(np.array([eer]), labels.size)
-                axes.plot(point, point, "o", color=colours[name], zorder=4)
             if rates:
-                _probit_axes(axes, min(rates), max(rates))
+                limits = _probit_axes(axes, min(rates), max(rates))
+                for (name, _), eer in zip(drawn, rates, strict=True):
+                    # A rate of 0 lies infinitely far away: in the corner.
+                    point = np.clip(_probit(np.array([eer]), 10**9), *limits)
+                    axes.plot(
+                        point, point, "o", color=colours[name], zorder=4, clip_on=False
+                    )
                 _legend_below(axes, 2)
             else:
                 say(axes, "no target or no non-target trials")
@@ -102,9 +118,9 @@ def _probit(rates: np.ndarray, num_trials: int) -> np.ndarray:
     return ndtri(np.clip(rates, half, 1 - half))
 
 
-def _probit_axes(axes, lowest: float, highest: float) -> None:
-    """Square axes around the points of equal error, named in per cent."""
-    low, high = max(lowest / 20, 2e-4), min(max(2 * highest, 0.2), 0.9)
+def _probit_axes(axes, lowest: float, highest: float) -> np.ndarray:
+    """Square axes around the points of equal error, in per cent; returns the limits."""
+    low, high = max(lowest / 20, 2e-4), min(max(2.5 * highest, 0.6), 0.95)
     ticks = [tick for tick in _TICKS if low <= tick / 100 <= high]
     places = _probit(np.array(ticks) / 100, 10**9)
     limits = _probit(np.array([low, high]), 10**9)
@@ -115,6 +131,7 @@ def _probit_axes(axes, lowest: float, highest: float) -> None:
         axis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="false alarms, %", ylabel="misses, %")
+    return limits
 
 
 def plot_histograms(
@@ -127,8 +144,8 @@ def plot_histograms(
     ---------
     panels : mapping
         Title to (scores, labels, thresholds): [num_trials] twice, and pairs of a name
-        and a score. Each kind of trial has area 1. Scores that are not finite are left
-        out and counted in the legend.
+        and a score. Each kind of trial adds up to 1. Scores that are not finite are
+        left out and counted in the legend.
     path : str or PathLike
         PNG to write.
     """
@@ -140,13 +157,13 @@ def plot_histograms(
         ):
             axes.set_title(title)
             axes.set_xlabel("score")
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
+            axes.set_ylabel("share of its kind (each adds up to 100 %)")
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
             finite = np.isfinite(scores)
             if not finite.any():
                 say(axes, "no finite score")
                 continue
-            bins = np.linspace(scores[finite].min(), scores[finite].max() + 1e-9, 61)
+            bins = _bins(scores[finite])
             for name, chosen, colour in (
                 ("non-target", ~labels, _NONTARGET),
                 ("target", labels, _TARGET),
@@ -156,10 +173,22 @@ def plot_histograms(
                 label = name + (f" ({broken} not finite)" if broken else "")
                 if kept.size:
                     axes.hist(
-                        kept, bins, density=True, color=colour, alpha=0.55, label=label
+                        kept,
+                        bins,
+                        weights=np.full(kept.size, 1 / kept.size),
+                        color=colour,
+                        alpha=0.55,
+                        label=label,
                     )
             _draw_thresholds(axes, thresholds)
             _legend_below(axes, 3)
+
+
+def _bins(scores: np.ndarray) -> np.ndarray:
+    low, high = scores.min(), scores.max()
+    if high - low <= 1e-6 * max(1.0, abs(high)):  # constant: its digits say nothing
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, 61)
 
 
 def _draw_thresholds(axes, thresholds: Sequence[tuple[str, float]]) -> None:
@@ -182,6 +211,9 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
     """
     names = {name for row in rows for name in row}
 
+    if not any(math.isfinite(row.get("valid eer", math.nan)) for row in rows):
+        names.discard("valid eer")
+
     def there(*curves: tuple[str, str]) -> list[tuple[str, str]]:
         return [pair for pair in curves if pair[0] in names]
 
@@ -192,13 +224,11 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
             "upper right",
             falling=True,
         ),
-        Panel(
-            "EER on the valid utterances",
-            there(("valid eer", "of their pieces")),
-            "upper right",
-            in_percent=True,
-        ),
     ]
+    eer = there(("valid eer", "of their pieces"))
+    if eer:
+        title = "EER on the valid utterances"
+        panels.append(Panel(title, eer, "upper right", in_percent=True))
     accuracy = there(
         ("train accuracy", "train"),
         ("valid accuracy", "valid"),

@@ -7,6 +7,7 @@ Beside what `report.results` says::
                   "chosen": bool, one of them is,
                   "calibrated": bool,
                   "settings": {...},
+                  "calibration": {"slope", "offset"}, if calibrated,
                   "lists": {"main": {**what trial_figures says,
                                      "eer_interval": [low, high],
                                      "per_source": what source_figures says},
@@ -155,6 +156,10 @@ def _recomputed(results: dict[str, Any], folder: Path) -> Iterator[str]:
             expected = trial_figures(
                 scores, scored.labels, nan=nan, calibrated=bool(system["calibrated"])
             )
+            # Intervals are not drawn again, so why there is none is taken as it stands.
+            reason = found["not_measured"].get("eer_interval")
+            if reason is not None:
+                expected["not_measured"]["eer_interval"] = reason
             expected["per_source"] = source_figures(
                 scored, scores, known["sources"], nan=nan
             )

@@ -12,68 +12,18 @@ from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.report.speaker.text import missing_note, percent, small
 from speechbrain_ext.report.tables import Table, print_table
 from speechbrain_ext.scoring.figures import FARS, NOT_CALIBRATED, trial_figures
-from speechbrain_ext.scoring.trials import Trials, read_scores
+from speechbrain_ext.scoring.score_files import read_any_scores
+from speechbrain_ext.scoring.trials import Trials
 
 _NAMED = 5
-
-
-def read_any_scores(
-    path: str | Path,
-) -> tuple[np.ndarray, np.ndarray, Trials | None]:
-    """Read scores with names, or bare.
-
-    Arguments
-    ---------
-    path : str or Path
-        ``label enroll test score`` a line, or ``score label`` a line (label 1 or 0), or
-        an ``.npz`` of `trials.write_scores`.
-
-    Returns
-    -------
-    tuple
-        Scores, float [num_trials]; labels, bool [num_trials]; the trials, or None if
-        they have no names.
-
-    Raises
-    ------
-    UserError
-        If the file can't be read, naming the first bad lines.
-    """
-    path = Path(path)
-    if path.suffix == ".npz" or _num_fields(path) != 2:
-        trials, scores = read_scores(path)
-        return scores, trials.labels, trials
-    scores, labels, faults = [], [], []
-    try:
-        with open(path, encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, 1):
-                fields = line.split()
-                try:
-                    score, label = fields
-                    labels.append({"0": False, "1": True}[label])
-                    scores.append(float(score))
-                except (ValueError, KeyError):
-                    if fields:
-                        faults.append(f"  line {number}: {line.strip()[:80]}")
-    except UnicodeDecodeError as error:
-        raise UserError(f"score: {path} can't be read as text ({error})") from error
-    if faults:
-        more = [f"  and {len(faults) - _NAMED} more"] if len(faults) > _NAMED else []
-        raise UserError(
-            "\n".join(
-                [f"{path}: each line must be <score> <0 or 1>", *faults[:_NAMED], *more]
-            )
-        )
-    return np.array(scores), np.array(labels, dtype=bool), None
-
-
-def _num_fields(path: Path) -> int:
-    """Count the fields of the first line that is not empty."""
-    try:
-        with open(path, encoding="utf-8-sig") as stream:
-            return len(next((row for row in map(str.split, stream) if row), ()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"score: {path} can't be read as text ({error})") from error
+#: Figure -> its label
+FIGURES = {
+    "eer": "EER %",
+    "min_dcf_0.01": "minDCF, prior .01",
+    "min_dcf_0.05": "minDCF, prior .05",
+    "min_cllr": "min Cllr, bits",
+    "cllr": "Cllr, bits",
+}
 
 
 def figure_tables(
@@ -81,19 +31,24 @@ def figure_tables(
 ) -> list[Table]:
     """Tables of `figures.trial_figures`: errors and costs, and thresholds."""
     missing = missing_note(figures, policy)
-    counts = f"{figures['num_targets']:,} targets, {figures['num_nontargets']:,} others"
+    notes = [missing] if missing else []
+
+    def cell(key: str, shown: str) -> str:
+        why = figures["not_measured"].get(key)
+        if why == NOT_CALIBRATED:
+            why = "only of log-likelihood ratios: --ratios says that these are"
+        return f"{shown} {_mark(notes, f'not measured: {why}')}" if why else shown
+
     rows = [
-        ["EER %", percent(figures["eer"])],
-        ["minDCF, prior .01", small(figures["min_dcf_0.01"])],
-        ["minDCF, prior .05", small(figures["min_dcf_0.05"])],
-        ["min Cllr, bits", small(figures["min_cllr"])],
+        [
+            label,
+            cell(key, percent(figures[key]) if key == "eer" else small(figures[key])),
+        ]
+        for key, label in FIGURES.items()
     ]
-    if figures["cllr"] is not None:
-        rows.append(["Cllr, bits", small(figures["cllr"])])
-    reasons = figures["not_measured"]
-    if reasons.get("cllr") == NOT_CALIBRATED:
-        reasons = reasons | {"cllr": "only of log-likelihood ratios: --ratios"}
-    notes = [f"{heading}: {why}" for heading, why in reasons.items()]
+    if missing:
+        rows[0][1] += " [1]"
+    counts = f"{figures['num_targets']:,} targets, {figures['num_nontargets']:,} others"
     points = [("EER", figures["eer"], figures["eer"], figures["eer_threshold"])]
     points += [
         (f"FAR {100 * rate:g} %", point["far"], point["frr"], point["threshold"])
@@ -109,31 +64,63 @@ def figure_tables(
             ["figure", "value"],
             rows,
             [False] * len(rows),
-            [*([missing] if missing else []), *notes],
+            notes,
         ),
         Table(
             "Thresholds: accept what scores at least this",
             ["at", "threshold", "false alarms %", "misses %"],
             operating,
             [False] * len(operating),
-            [missing] if missing else [],
+            [],
         ),
     ]
 
 
+def _mark(notes: list[str], note: str) -> str:
+    if note not in notes:
+        notes.append(note)
+    return f"[{notes.index(note) + 1}]"
+
+
+def odd_scores(scores: np.ndarray, eer: float) -> list[str]:
+    """Say what about the scores may not be meant so."""
+    notes = []
+    infinite = [int((scores == sign * np.inf).sum()) for sign in (1, -1)]
+    if any(infinite):
+        notes.append(
+            f"{infinite[0]:,} scores are +Inf and {infinite[1]:,} -Inf: they count as "
+            "higher and lower than all others"
+        )
+    if eer > 0.5:
+        notes.append(
+            f"EER {percent(eer)} %: targets score lower than non-targets. Are these "
+            "distances? --negate turns them into scores"
+        )
+    return notes
+
+
 def _name_missing(path: Path, scores: np.ndarray, trials: Trials | None) -> list[str]:
     """Name the first trials without score."""
-    where = np.flatnonzero(np.isnan(scores))[:_NAMED]
+    where = np.flatnonzero(np.isnan(scores))
+    more = [f"  and {len(where) - _NAMED:,} more"] if len(where) > _NAMED else []
     if trials is None:
-        return [f"  trial {trial + 1} of {path}" for trial in where]
+        return [f"  trial {n + 1} of {path}" for n in where[:_NAMED]] + more
     return [
-        f"  {trials.ids[trials.enroll[trial]]} {trials.ids[trials.test[trial]]}"
-        for trial in where
-    ]
+        f"  {trials.ids[trials.enroll[n]]} {trials.ids[trials.test[n]]}"
+        for n in where[:_NAMED]
+    ] + more
 
 
 @click.command("score", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("scores_file", metavar="SCORES", type=click.Path())
+@click.option(
+    "--trials",
+    "keys",
+    metavar="KEYFILE",
+    type=click.Path(),
+    help='Labels of scores without: a list of "1 a b" or "a b target".',
+)
+@click.option("--negate", is_flag=True, help="Lower is more alike: distances.")
 @click.option(
     "--nan_trials",
     type=click.Choice(["count", "filter", "raise"]),
@@ -141,21 +128,46 @@ def _name_missing(path: Path, scores: np.ndarray, trials: Trials | None) -> list
     show_default=True,
     help="A NaN is an error of the system, or left out, or the end.",
 )
-@click.option("--max_nan_trials", type=click.IntRange(min=0), default=0)
-@click.option("--far", "fars", multiple=True, type=click.FloatRange(0, 1))
+@click.option(
+    "--max_nan_trials",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="More trials without score than this: exit 1, also with filter.",
+)
+@click.option(
+    "--far",
+    "fars",
+    multiple=True,
+    type=click.FloatRange(0, 1),
+    help="False alarm rate whose threshold is told; repeatable.",
+)
 @click.option("--ratios", is_flag=True, help="Scores are log-likelihood ratios: Cllr.")
 @click.option("--plots", type=click.Path(), help="Folder for DET plot and histogram.")
-def score(scores_file, nan_trials, max_nan_trials, fars, ratios, plots) -> int:
+def score(
+    scores_file, keys, negate, nan_trials, max_nan_trials, fars, ratios, plots
+) -> int:
     """Tell EER, minDCF, Cllr and thresholds of the trials in SCORES.
 
-    A line is "label enroll test score" or "score label", with label 1 for one speaker
-    and 0 for two. Exit code 1 if more trials than --max_nan_trials have no score.
-    """
+    \b
+    A line of SCORES is one of these, parted by blanks, tabs or commas:
+      label enrol test score    trial list with scores
+      enrol test score label    Kaldi, WeSpeaker
+      enrol test label score    SpeechBrain
+      score label, label score
+      enrol test score          with --trials
+    A label is 1 or target, 0 or nontarget. A header line may name the columns; where
+    more than one layout fits, it must. Also read: .npz of exp/*/scores.
+
+    Exit code 1 if more trials than --max_nan_trials have no score.
+    """  # noqa: D301
     path = Path(scores_file)
-    scores, labels, trials = read_any_scores(path)
+    scores, labels, trials, notes = read_any_scores(path, keys)
+    if negate:
+        scores = -scores
     missing = int(np.isnan(scores).sum())
+    named = _name_missing(path, scores, trials)
     if missing and nan_trials == "raise":
-        named = _name_missing(path, scores, trials)
         raise WorkError("\n".join([f"score: {missing:,} trials have no score", *named]))
     fars = list(fars) or list(FARS)
     figures = trial_figures(
@@ -166,20 +178,21 @@ def score(scores_file, nan_trials, max_nan_trials, fars, ratios, plots) -> int:
     console = Console()
     for table in figure_tables(figures, path.name, nan_trials, fars):
         print_table(table, console)
+    for note in (*notes, *odd_scores(scores, figures["eer"])):
+        click.echo(f"note: {note}", err=True)
     if plots:
         folder = Path(plots)
         _draw(path.stem, scores, labels, figures, fars, folder, nan_trials)
         click.echo(f"written: DET.png and score_histograms.png in {plots}")
     if missing > max_nan_trials:
-        named = _name_missing(path, scores, trials)
-        more = [f"  and {missing - _NAMED:,} more"] if missing > _NAMED else []
         raise WorkError(
             "\n".join(
                 [
                     f"score: {missing:,} trials have no score (allowed: "
                     f"{max_nan_trials:,}, --max_nan_trials)",
                     *named,
-                    *more,
+                    "  Next: mend them, or accept so many: "
+                    f"--nan_trials={nan_trials} --max_nan_trials={missing}",
                 ]
             )
         )

@@ -32,6 +32,8 @@ COSTS = {
     "min_cllr": "min Cllr",
     "cllr": "Cllr",
 }
+#: Cllr this far above its least possible value, in bits and as a part of it, is poor.
+_POOR_BITS, _POOR_PART = 0.1, 0.5
 MEASURE_NOTE = (
     "Less is better everywhere. EER is interpolated between the points of the ROC "
     "curve; minDCF is divided by the cost of the better trivial system, so 1 is "
@@ -49,6 +51,7 @@ def speaker_page(results: dict[str, Any]) -> Page:
         error_table(results),
         _interval_note(results),
         cost_table(results, first),
+        calibration_note(results, first),
         threshold_table(results, first),
         MEASURE_NOTE,
         trials_note(chosen_system(results)),
@@ -116,6 +119,9 @@ def error_table(results: dict[str, Any]) -> Table:
         if figures["eer"] is None:
             return notes.mark(text, f"EER: {figures['not_measured']['eer']}")
         text += f" {interval(figures['eer_interval'])}"
+        if figures["eer_interval"] is None:
+            why = figures["not_measured"].get("eer_interval", "not known")
+            text = notes.mark(text, f"Interval not measured: {why}")
         missing = missing_note(figures, policy)
         return notes.mark(text, missing) if missing else text
 
@@ -133,14 +139,20 @@ def error_table(results: dict[str, Any]) -> Table:
 
 def _interval_note(results: dict[str, Any]) -> str:
     conditions = results["conditions"]
+    brackets = (
+        f"Brackets: 95 % interval over {conditions.get('num_test_speakers')} test "
+        "speakers, drawn with replacement "
+        f"{conditions.get('bootstrap_draws')} times; a difference inside it is not "
+        "established. "
+    )
+    lists = chosen_system(results)["lists"].values()
+    if not any(figures["eer_interval"] for figures in lists):
+        brackets = ""
     return (
         f"Marked: {chosen_system(results)['label']}: {results['backend']['reason']}; "
-        "these trials have no say in it. Brackets: 95 % "
-        f"interval over {conditions.get('num_test_speakers')} test speakers, drawn "
-        f"with replacement {conditions.get('bootstrap_draws')} times; a difference "
-        "inside it is not established. Channel only: mean and deviation of the "
-        "log-mels over time, no training; what it gets right, the microphone gives "
-        "away."
+        f"these trials have no say in it. {brackets}Channel only: mean and deviation "
+        "of the log-mels over time, no training; what it gets right, the microphone "
+        "gives away."
     )
 
 
@@ -168,6 +180,27 @@ def cost_table(results: dict[str, Any], trials: str) -> Table:
         [row(system) for system in results["systems"]],
         [system["chosen"] for system in results["systems"]],
         notes,
+    )
+
+
+def calibration_note(results: dict[str, Any], trials: str) -> str | None:
+    """Warn of log-likelihood ratios that can't be taken at their word."""
+    chosen = chosen_system(results)
+    cost, least = (chosen["lists"][trials][key] for key in ("cllr", "min_cllr"))
+    if cost is None or least is None:
+        return None
+    text = (
+        f"Calibration is poor: Cllr of {chosen['label']} on the {trials} list is "
+        f"{small(cost)}, and {small(least)} would be possible with these scores. "
+    )
+    if cost > 1:
+        text += "Above 1, the ratios mislead more than no ratio at all. "
+    elif cost - least <= max(_POOR_BITS, _POOR_PART * least):
+        return None
+    return text + (
+        "The map was learned on speakers that the network has seen in training, who "
+        "are told apart more easily than others. Take thresholds from the table, not "
+        "from theory."
     )
 
 

@@ -39,8 +39,8 @@ def missing_note(figures: dict[str, Any], policy: str) -> str:
     total = figures["num_targets"] + figures["num_nontargets"]
     if policy == "filter":
         return (
-            f"filtered: {missing:,} of {total + missing:,} trials left out, the seed "
-            "document's behaviour"
+            f"filtered: {missing:,} of {total + missing:,} trials left out, as many "
+            "toolkits do: the figures are better than the system"
         )
     return f"{missing:,} of {total:,} trials have no score and count as errors"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,7 @@ def export(
     """
     experiment = Path(experiment)
     place = Path(output or experiment / "export")
-    _check_place(place)
+    check_place(place)
     if hub is not None:
         hub_of.check_target(hub)
     results = _results_of(experiment)
@@ -166,7 +167,14 @@ def export(
     return place
 
 
-def _check_place(place: Path) -> None:
+def check_place(place: Path) -> None:
+    """Refuse a folder that can't be made, or that holds something of others.
+
+    Raises
+    ------
+    UserError
+        With the reason of the operating system, where there is one.
+    """
     if place.exists() and not place.is_dir():
         raise UserError(f"export: --output {place} is a file; give a folder")
     if place.is_dir() and any(place.iterdir()) and not is_export(place):
@@ -174,6 +182,16 @@ def _check_place(place: Path) -> None:
             f"export: --output {place} holds something else than an earlier export; it "
             "is not written over\n  Next: give another folder, or remove it"
         )
+    try:
+        parent = place.resolve().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{place.name}."):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"export: --output {place} can't be written: {error.strerror or error}\n"
+            "  Next: give a folder that you may write"
+        ) from error
 
 
 def _results_of(experiment: Path) -> dict[str, Any]:
@@ -268,14 +286,7 @@ def _write_speaker(job: _Job, *, stock: bool, onnx: str | None) -> str:
     )
 
 
-def _write_decision(job: _Job, checkpoint: str) -> dict[str, Any] | None:
-    systems = job.results["systems"]
-    if any(system.get("calibrated") for system in systems):
-        job.log(
-            "export: the scores are calibrated, so the folder decides nothing; score "
-            "again without --calibrate to export thresholds"
-        )
-        return None
+def _write_decision(job: _Job, checkpoint: str) -> dict[str, Any]:
     state, tensors = decision_state(job.experiment, checkpoint)
     write_weights(job.draft / DECISION, tensors)
     return state

@@ -96,13 +96,13 @@ class CodecBrain(TaskBrain):
     # -- a run -------------------------------------------------------------------
 
     def announce(self, loader):
-        """Say what will be trained; warn of the seed document's rule."""
+        """Say what will be trained; warn of a rule that does not learn."""
         super().announce(loader)
         quantizer = self.modules.codec.quantizer
         seed_rule = getattr(quantizer, "ema_target", "residual") == "quantized"
         if seed_rule and if_main_process():
             print(
-                "note: ema_target quantized is the seed document's rule, kept as a "
+                "note: ema_target quantized averages codes and not data, kept as a "
                 "switch; codebooks do not learn with it. Right: "
                 "--codec.quantizer.ema_target=residual",
                 file=sys.stderr,

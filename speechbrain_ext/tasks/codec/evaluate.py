@@ -35,6 +35,7 @@ from speechbrain_ext.tasks.conditions import (
     utterances_left_out,
 )
 from speechbrain_ext.tasks.experiment import usable_device
+from speechbrain_ext.tasks.packed import load_packed
 from speechbrain_ext.tasks.settings import manifest_at
 
 
@@ -85,7 +86,9 @@ def evaluate(
     left_out = utterances_left_out(recipe, folder)
     device = usable_device(device)
     codec = hparams["modules"]["codec"].to(device).eval()
-    meta = load_best(codec, Path(hparams["save_folder"])).meta
+    save_folder = Path(hparams["save_folder"])
+    packed = load_packed(codec, folder, save_folder, "codec")
+    meta = packed or load_best(codec, save_folder).meta
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
     stages = quantizers_of(codec, rates, "kbps")
 
@@ -201,11 +204,15 @@ def write_reconstructions(folder: Path, systems, candidates, wavs, rate) -> None
 
 def conditions(recipe: Recipe, codec, folder, test_manifest, meta) -> dict:
     """Gather what a reader must know to recompute the table."""
+    # What came as a bundle does not know where the data are: beside the test files.
     manifests = [
-        recipe.hparams["train_manifest"],
-        recipe.hparams["valid_manifest"],
-        test_manifest,
+        path if path.exists() else Path(test_manifest).with_name(path.name)
+        for path in (
+            Path(recipe.hparams["train_manifest"]),
+            Path(recipe.hparams["valid_manifest"]),
+        )
     ]
+    manifests.append(Path(test_manifest))
     trained = {"epoch": meta["epoch"], "valid_snr_db": meta["snr"]}
     return {
         "data": data_conditions(*manifests),

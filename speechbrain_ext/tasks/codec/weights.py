@@ -12,7 +12,9 @@ from speechbrain.utils.checkpoints import Checkpoint
 from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
+from speechbrain_ext.next_command import next_command
 from speechbrain_ext.tasks.conditions import trained_recipe
+from speechbrain_ext.tasks.packed import WEIGHTS, load_packed
 
 
 def load_codec(
@@ -47,7 +49,16 @@ def load_codec(
     codec = recipe.hparams["modules"].get("codec")
     if codec is None:
         raise UserError(f"{stage}: {folder} holds no codec, but another task")
-    found = load_best(codec, Path(recipe.hparams["save_folder"]), stage=stage)
+    save_folder = Path(recipe.hparams["save_folder"])
+    if packed := load_packed(codec, folder, save_folder, "codec"):
+        return codec.to(device).eval(), {
+            "checkpoint": WEIGHTS,
+            "sha256": packed["sha256"],
+            "recipe": recipe,
+            "epoch": packed["epoch"],
+            "valid_snr_db": packed["snr"],
+        }
+    found = load_best(codec, save_folder, stage=stage)
     return codec.to(device).eval(), {
         "checkpoint": str(found.path.relative_to(folder)),
         "sha256": sha256_file(found.paramfiles["codec"]),
@@ -68,10 +79,10 @@ def load_best(
         If there is none, or it is damaged or of another model; ``stage`` says who asks.
     """
     checkpointer = VerifiedCheckpointer(save_folder, {"codec": codec})
+    train = next_command("./run.sh --stage train", save_folder.parent)
     if not any(save_folder.glob("CKPT*")):
         raise UserError(
-            f"{stage}: no checkpoint in {save_folder}; train first: ./run.sh --stage "
-            "train"
+            f"{stage}: no checkpoint in {save_folder}; train first: {train}"
         )
     try:
         found = checkpointer.recover_if_possible(max_key="snr")
@@ -87,11 +98,11 @@ def load_best(
         first = str(error).strip().splitlines()[-1].strip()
         raise UserError(
             f"{stage}: the checkpoint in {save_folder} does not fit its recipe, or is "
-            f"damaged: {first}\n  Next: ./run.sh --stage train --force"
+            f"damaged: {first}\n  Next: {train} --force"
         ) from error
     if found is None:
         raise UserError(
             f"{stage}: the checkpoints in {save_folder} were written within an epoch "
-            "and have no valid SNR yet; let training finish: ./run.sh --stage train"
+            f"and have no valid SNR yet; let training finish: {train}"
         )
     return found

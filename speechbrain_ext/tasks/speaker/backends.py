@@ -51,15 +51,21 @@ class System:
         What was learned with.
     score : Callable
         ``(vectors [num_utterances, dim], enroll, test)`` to scores, [num_trials].
-    is_ratio : bool
-        Whether scores are natural log-likelihood ratios.
+    calibration : dict or None
+        ``slope`` and ``offset`` that make natural log-likelihood ratios of what the
+        backend says; None: scores are no ratios.
     """
 
     name: str
     label: str
     settings: dict[str, Any]
     score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-    is_ratio: bool = False
+    calibration: dict[str, float] | None = None
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether scores are natural log-likelihood ratios."""
+        return self.calibration is not None
 
 
 def kind_of(settings: BackendSettings) -> str:
@@ -231,4 +237,5 @@ def _backend_system(kind, settings, cohort, speakers, calibrate, seed) -> System
     def score(vectors, enroll, test):
         return calibration.transform(backend.score(vectors, enroll, test))
 
-    return System(kind, LABELS[kind], written, score, is_ratio=True)
+    learned = {"slope": calibration.slope, "offset": calibration.offset}
+    return System(kind, LABELS[kind], written, score, learned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -48,6 +49,7 @@ class SpeakerBrain(TaskBrain):
     def __init__(self, modules, opt_class, hparams, run_opts=None, checkpointer=None):
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
         self.average = None
+        self._told_missing_eer = False
         if hparams["average_checkpoints"] > 1:
             last = hparams["epoch_counter"].limit
             first = last - hparams["average_checkpoints"] + 1
@@ -173,6 +175,17 @@ class SpeakerBrain(TaskBrain):
         left_out = len(self._evaluation.left_out)
         return self.valid_scores.stats(self.hparams.seed) | {"nonfinite": left_out}
 
+    def _tell_missing_eer(self) -> None:
+        """Say once by what checkpoints are chosen where there is no error rate."""
+        why = self.valid_scores.why_no_eer()
+        if why and not self._told_missing_eer and if_main_process():
+            self._told_missing_eer = True
+            print(
+                f"note: valid EER is not measured: {why}; the checkpoint is chosen by "
+                "valid loss",
+                file=sys.stderr,
+            )
+
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log the epoch; after validation, keep the best checkpoint."""
         if stage == Stage.TRAIN:
@@ -182,6 +195,7 @@ class SpeakerBrain(TaskBrain):
         if stage == Stage.VALID:
             stats = self._valid_stats()
             self.log_epoch(epoch, stats)
+            self._tell_missing_eer()
             meta = {key: stats[key] for key in ("eer", "loss", "nonfinite")}
             # The guarded checkpointer verifies the state.
             self.checkpointer.save_and_keep_only(

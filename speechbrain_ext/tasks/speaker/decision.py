@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.next_command import next_command
 from speechbrain_ext.scoring.backend import Backend, BackendSettings
 from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
 from speechbrain_ext.scoring.metrics import thresholds_at_far
@@ -76,7 +78,8 @@ class Decision:
         Raises
         ------
         UserError
-            If there is none, its scores are calibrated, or they are of other weights.
+            If there is none, its scores are calibrated but the map is not there, or
+            they are of other weights.
         """
         path = self.experiment / "results.json"
         try:
@@ -94,15 +97,19 @@ class Decision:
             self._refuse("is not there: the threshold is measured by scoring")
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
             self._refuse(f"does not say how to score ({error!r})")
-        if found.get("calibrated"):
-            self._refuse("holds calibrated scores; score again without --calibrate")
+        self._check_calibration(found)
         self._check_weights()
         return found
 
     @property
     def label(self) -> str:
         """What tables call the system."""
-        return "raw cosine" if self.system["name"] == "cosine" else self.system["label"]
+        label = self.system["label"]
+        if self.system["name"] == "cosine":
+            label = "raw cosine"
+        if self.system.get("calibration") is not None:
+            label += ", calibrated: a log-likelihood ratio"
+        return label
 
     @cached_property
     def learned(self) -> Backend:
@@ -126,17 +133,23 @@ class Decision:
         except (EmbeddingError, OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"compare: {self.label} can't be learned from the training speakers of "
-                f"{self.experiment}: {error}\n  Next: ./run.sh --stage embed --force; "
+                f"{self.experiment}: {error}\n  Next: "
+                f"{next_command('./run.sh --stage embed', self.experiment)} --force; "
                 "or go without: --backend cosine"
             ) from error
 
     def score(self, one: np.ndarray, other: np.ndarray) -> float:
         """Score two embeddings, [dim] each; the higher, the more alike.
 
-        NaN if one of them is zero or not finite: it has no direction.
+        A log-likelihood ratio where the experiment's scores are. NaN if one of them is
+        zero or not finite: it has no direction.
         """
         pair = np.stack([one, other])
-        return float(self.learned.score(pair, np.array([0]), np.array([1]))[0])
+        score = float(self.learned.score(pair, np.array([0]), np.array([1]))[0])
+        calibration = self.system.get("calibration")
+        if calibration is None:
+            return score
+        return calibration["slope"] * score + calibration["offset"]
 
     def threshold(self, far: float | None = None) -> Threshold:
         """Return the lowest threshold with at most a given false alarm rate.
@@ -200,6 +213,18 @@ class Decision:
     def _scores_path(self) -> Path:
         return self.experiment / "scores" / f"{self.system['name']}_{TRIALS}.npz"
 
+    def _check_calibration(self, system: dict[str, Any]) -> None:
+        """Refuse scores whose map to log-likelihood ratios is not there, or is none."""
+        found = system.get("calibration")
+        if found is None and not system.get("calibrated"):
+            return
+        try:
+            slope, offset = float(found["slope"]), float(found["offset"])
+        except (KeyError, TypeError, ValueError):
+            slope = offset = math.nan
+        if not (0 < slope < math.inf and math.isfinite(offset)):
+            self._refuse("holds calibrated scores without the map that made them")
+
     def _check_weights(self) -> None:
         path = embeddings_path(self.experiment, "test")
         if path.exists():
@@ -210,12 +235,13 @@ class Decision:
             raise UserError(
                 f"compare: the embeddings of {self.experiment} are of other weights "
                 "than its best checkpoint now, and so are the scores\n"
-                "  Next: ./run.sh --stage embed"
+                "  Next: " + next_command("./run.sh --stage embed", self.experiment)
             )
 
     def _refuse(self, why: str) -> NoReturn:
         raise UserError(
-            f"compare: {self.experiment / 'results.json'} {why}\n  Next: ./run.sh "
-            "--stage score, or: python recipes/speaker/score.py "
+            f"compare: {self.experiment / 'results.json'} {why}\n  Next: "
+            f"{next_command('./run.sh --stage score', self.experiment)}, or: python "
+            "recipes/speaker/score.py "
             f"{self.experiment} --data SPLIT_FOLDER"
         )

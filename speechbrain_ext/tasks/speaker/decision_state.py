@@ -19,6 +19,7 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.scoring.backend import Backend, BackendSettings
 from speechbrain_ext.tasks.speaker.decision import BACKENDS, TRIALS, Decision
 
+_KEPT = ("name", "label", "settings", "calibrated", "calibration")
 _FIGURES = ("eer", "eer_threshold", "num_targets", "num_nontargets", "thresholds")
 
 
@@ -45,7 +46,7 @@ def decision_state(
     Raises
     ------
     UserError
-        As `Decision` does: not scored, calibrated, or scored with other weights.
+        As `Decision` does: not scored, or scored with other weights.
     """
     systems, tensors = {}, {}
     for backend in BACKENDS:
@@ -53,7 +54,7 @@ def decision_state(
         found = decision.system
         figures = found["lists"][TRIALS]
         systems[backend] = {
-            **{key: found[key] for key in ("name", "label", "settings")},
+            **{key: found[key] for key in _KEPT if key in found},
             "lists": {TRIALS: {key: figures[key] for key in _FIGURES}},
         }
         arrays = decision.learned.arrays()
@@ -114,6 +115,7 @@ class KeptDecision(Decision):
             figures = found["lists"][TRIALS]
             _ = found["name"], found["label"], [figures[key] for key in _FIGURES]
             BackendSettings(**found["settings"])
+            self._check_calibration(found)
         except (KeyError, TypeError) as error:
             self._refuse(f"does not say how to score ({error!r})")
         return found

@@ -155,5 +155,8 @@ def refusal(named: list[dict[str, Any]], most: int, allowed: int) -> str:
     ]
     if len(named) > _NAMED_IN_MESSAGE:
         lines.append(f"  and {len(named) - _NAMED_IN_MESSAGE} more, see results.json")
-    lines.append("  Next: listen to these files, then ./run.sh --stage embed --force")
+    lines += [
+        "  Next: listen to these files, then ./run.sh --stage embed --force",
+        f"  or accept them: ./run.sh --stage score --max_nan_trials={most}",
+    ]
     return "\n".join(lines)

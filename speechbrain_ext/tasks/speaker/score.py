@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ ONE_SOURCE = (
     "the recordings of a test speaker come from one source, so target trials may share "
     "room and microphone more often than others. Compare with the channel-only "
     "baseline, and look at the hard list."
+)
+#: What is told where the sources of most test speakers are not known.
+UNKNOWN_SOURCES = (
+    "nothing is known about the sessions of these recordings: the data names no "
+    "source. If the recordings of a test speaker were made at one time with one "
+    "microphone, target trials share room and microphone, and the error rates are "
+    "lower than they would be between sessions. Compare with the channel-only "
+    "baseline; a hard list can't be made."
 )
 
 
@@ -154,6 +163,7 @@ def score(
                     "settings": system.settings,
                     "lists": figures,
                 }
+                | ({"calibration": system.calibration} if system.is_ratio else {})
             )
     most = max(f["nan_trials"] for entry in entries for f in entry["lists"].values())
     if nan_trials == "raise" and most:
@@ -259,7 +269,6 @@ def conditions(recipe, folder: Path, data: Path, speech: Speech, draws: int) -> 
     for utterance in speech.utterances.values():
         if utterance.spk_id in tested:
             sources.setdefault(utterance.spk_id, set()).add(utterance.source)
-    single = sum(len(found) == 1 and None not in found for found in sources.values())
     trained = {"checkpoint": speech.test.checkpoint[:16]}
     return {
         "data": data_conditions(*manifests),
@@ -273,8 +282,17 @@ def conditions(recipe, folder: Path, data: Path, speech: Speech, draws: int) -> 
         ),
         "device": "cpu",
         "bootstrap_draws": draws,
-        "caveat": ONE_SOURCE if 2 * single > len(sources) else None,
+        "caveat": _caveat(sources),
     }
+
+
+def _caveat(sources: Mapping[str, set[str | None]]) -> str | None:
+    """Say what the sources of the test speakers (or None) mean for the figures."""
+    unknown = sum(None in found for found in sources.values())
+    if 2 * unknown > len(sources):
+        return UNKNOWN_SOURCES
+    single = sum(len(found) == 1 and None not in found for found in sources.values())
+    return ONE_SOURCE if 2 * single > len(sources) else None
 
 
 def _or_infinite(threshold: float | None) -> float:

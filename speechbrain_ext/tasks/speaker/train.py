@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -170,10 +170,11 @@ def make_loaders(recipe: Recipe, train_set: dict, valid_set: dict) -> tuple:
     Raises
     ------
     UserError
-        If the manifests have speakers that the classifier does not, or a folder of
-        noise or impulse responses is of no use.
+        If the manifests have speakers that the classifier does not, crops are longer
+        than any utterance, or a folder of noise or impulse responses is of no use.
     """
     hparams = recipe.hparams
+    _refuse_long_crops(hparams, train_set)
     speakers = {name: index for index, name in enumerate(hparams["speakers"])}
     for key, utterances in (
         ("train_manifest", train_set),
@@ -205,6 +206,17 @@ def make_loaders(recipe: Recipe, train_set: dict, valid_set: dict) -> tuple:
     return train_loader, valid_loader(valid_set, speakers, hparams["num_workers"])
 
 
+def _refuse_long_crops(hparams: Mapping, train_set: Mapping[str, Utterance]) -> None:
+    """Refuse crops of which every one would be an utterance said again and again."""
+    longest = max(train_set.values(), key=lambda one: one.duration)
+    if hparams["crop_seconds"] > longest.duration:
+        raise UserError(
+            f"train: crop_seconds is {hparams['crop_seconds']}, but the longest "
+            f"utterance of {hparams['train_manifest']} has {longest.duration:.2f} s "
+            f"({longest.utt_id})\n  Next: --crop_seconds={longest.duration:.1f} or less"
+        )
+
+
 def check_settings(hparams: dict, run_opts: dict) -> None:
     """Refuse values of the right type with which no epoch could be trained.
 
@@ -215,33 +227,32 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
     """
     faults = setting_faults(hparams, run_opts)
     epochs, average = hparams["epoch_counter"].limit, hparams["average_checkpoints"]
-    if not 0 <= average <= max(0, epochs):
+    if average > max(0, epochs):
         faults.append(
             f"average_checkpoints must be from 0 to number_of_epochs ({epochs}), got "
             f"{average}"
         )
-    if hparams["batch_size"] == 1:
-        faults.append("batch_size must be >= 2: BatchNorm has no variance of one")
-    for name in ("balance", "utterance_balance"):
-        if not 0 <= hparams[name] <= 1:
-            faults.append(f"{name} must be in [0, 1], got {hparams[name]}")
-    speeds = list(hparams["speeds"])
-    if not speeds or speeds[0] != 1 or min(speeds) <= 0 or len({*speeds}) < len(speeds):
-        faults.append(
-            f"speeds must begin with 1.0, all > 0 and different; got {speeds}"
-        )
-    for folder, prob in (("noise_folder", "noise_prob"), ("rir_folder", "reverb_prob")):
-        if hparams.get(folder) and not hparams.get(prob, 1):
-            faults.append(
-                f"{folder} {hparams[folder]}: nothing would be taken from it, since "
-                f"{prob} is 0; give --{prob}=0.5, or no folder"
-            )
+    faults += [f for f in _augment_faults(hparams["augment"]) if f not in faults]
     if world_size() > 1 and runs_on_cpu(run_opts):
         faults.append(
             f"{world_size()} processes need as many GPUs: torch can't share the "
             "statistics of BatchNorm between processes on a CPU; take one process"
         )
     refuse(faults)
+
+
+def _augment_faults(augment: Callable) -> list[str]:
+    """Name what is wrong with the settings of augmentation, without its folders.
+
+    To look through those takes a minute; `make_loaders` does it, once.
+    """
+    given = getattr(augment, "keywords", {})
+    folders = {name: None for name in ("noise_folder", "rir_folder") if name in given}
+    try:
+        augment(**folders)
+    except ValueError as error:
+        return str(error).removeprefix("Augment: ").split("; ")
+    return []
 
 
 def first_weights(brain: SpeakerBrain, train_set: dict) -> None:

@@ -144,6 +144,18 @@ class ValidScores:
             "eer": self._eer(seed),
         }
 
+    def why_no_eer(self) -> str:
+        """Say what the utterances lack for an equal error rate; empty: nothing."""
+        classes = np.repeat(self.classes, [len(v) for v in self.vectors])
+        heard, counts = np.unique(classes, return_counts=True)
+        if not heard.size:
+            return "no valid utterance has a finite embedding"
+        if heard.size == 1:
+            return "all valid utterances are of one speaker"
+        if counts.max() == 1:
+            return "no speaker has two valid utterances"
+        return ""
+
     def _eer(self, seed: int) -> float:
         vectors = np.concatenate(self.vectors)
         counts = [len(v) for v in self.vectors]

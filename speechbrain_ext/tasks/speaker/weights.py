@@ -3,8 +3,8 @@
 In this order: averaged weights (``save/averaged/CKPT+...``, a checkpoint of the encoder
 alone, written when training has ended), else the checkpoint in ``save`` that lost the
 fewest valid utterances to NaN, of these the one with the lowest valid EER, and then
-loss. Averaged weights have a folder of their own so that a training that is started
-again never resumes from them.
+loss; else what a bundle brought along. Averaged weights have a folder of their own so
+that a training that is started again never resumes from them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
+from speechbrain_ext.next_command import next_command
+from speechbrain_ext.tasks.packed import WEIGHTS, load_packed
 
 #: Below the save folder.
 AVERAGED = "averaged"
@@ -84,19 +86,30 @@ def load_encoder(
     if not (folder / "hyperparams.yaml").exists():
         raise UserError(
             f"{folder} is no experiment (no hyperparams.yaml in it); train first: "
-            "./run.sh --stage train"
+            + next_command("./run.sh --stage train", folder)
         )
     recipe = load_recipe(folder / "hyperparams.yaml", {"output_folder": str(folder)})
     encoder = recipe.hparams["modules"].get("encoder")
     if encoder is None:
         raise UserError(f"{folder} holds no speaker encoder, but another task")
     save_folder = Path(recipe.hparams["save_folder"])
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if packed := load_packed(encoder, folder, save_folder, "encoder"):
+        return encoder.to(device).eval(), {
+            "checkpoint": WEIGHTS,
+            "sha256": packed["sha256"],
+            "recipe": recipe,
+            "sample_rate": recipe.hparams["sample_rate"],
+            "epochs": packed["epochs"],
+            "valid_eer": packed["valid_eer"],
+        }
     averaged = averages(save_folder)
     if averaged:
         save_folder = save_folder / AVERAGED
     if not any(save_folder.glob("CKPT*")):
         raise UserError(
-            f"no checkpoint in {save_folder}; train first: ./run.sh --stage train"
+            f"no checkpoint in {save_folder}; train first: "
+            + next_command("./run.sh --stage train", folder)
         )
     checkpointer = VerifiedCheckpointer(save_folder, {"encoder": encoder})
     try:
@@ -107,14 +120,14 @@ def load_encoder(
         first = str(error).strip().splitlines()[-1].strip()
         raise UserError(
             f"the checkpoint in {save_folder} does not fit its recipe: {first}\n"
-            "  Next: ./run.sh --stage train --force"
+            f"  Next: {next_command('./run.sh --stage train', folder)} --force"
         ) from error
     if found is None:
         raise UserError(
             f"the checkpoints in {save_folder} were written within an epoch and have "
-            "no valid EER yet; let training finish: ./run.sh --stage train"
+            "no valid EER yet; let training finish: "
+            + next_command("./run.sh --stage train", folder)
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     meta = found.meta
     return encoder.to(device).eval(), {
         "checkpoint": str(found.path.relative_to(folder)),

@@ -1,0 +1,51 @@
+"""The next command to type, for an experiment that keeps its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+
+def next_command(text: str, experiment: str | os.PathLike) -> str:
+    """Put the experiment's own ``run.sh`` in the place of ``./run.sh``.
+
+    The plain one would take the default corpus, recipe and tag; ``<experiment>/run.sh``
+    has all that the last command had. Where that ended early or forced a stage, the
+    command now does not.
+
+    Arguments
+    ---------
+    text : str
+        A message or a command with ``./run.sh --stage NAME``.
+    experiment : str or PathLike
+        Its folder, as the user knows it.
+
+    Returns
+    -------
+    str
+        The text; as it was if there is no ``run.sh`` in the folder.
+
+    Example
+    -------
+    >>> next_command("train first: ./run.sh --stage train", "exp/none")
+    'train first: ./run.sh --stage train'
+    """
+    script = Path(experiment) / "run.sh"
+    try:
+        last = script.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
+        words = shlex.split(last)
+    except (OSError, ValueError, IndexError):
+        return text
+    path = shlex.quote(str(script))
+
+    def replaced(found: re.Match) -> str:
+        stage, rest = found["stage"], ""
+        if stage and any(word.startswith("--stop_stage=") for word in words):
+            rest += f" --stop_stage {stage}"
+        if "--force=true" in words:
+            rest += " --force=false"
+        return f"{path}{f' --stage {stage}' if stage else ''}{rest}"
+
+    return re.sub(r"\./run\.sh(?:\s+--stage\s+(?P<stage>\w+))?", replaced, text)

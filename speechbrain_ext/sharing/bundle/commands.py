@@ -1,0 +1,184 @@
+"""``speechbrain-ext pack``, ``unpack``, ``verify``: recipes and results to share."""
+
+from __future__ import annotations
+
+import click
+
+#: Dashes and underscores are the same, as in run.sh.
+SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda name: name.replace("-", "_"),
+}
+ALLOW = click.option(
+    "--allow",
+    multiple=True,
+    metavar="NAME",
+    help="A name that the recipe may use beyond the list; repeatable.",
+)
+
+
+def _names(allow: tuple[str, ...]) -> list[str]:
+    return [name for text in allow for name in text.split(",") if name]
+
+
+@click.command(context_settings=SETTINGS | {"ignore_unknown_options": True})
+@click.argument("source", metavar="EXP|RECIPE.yaml")
+@click.argument(
+    "settings", nargs=-1, type=click.UNPROCESSED, metavar="[--key=value ...]"
+)
+@click.option("--output", type=click.Path(), help="The file; default: NAME.zip, here.")
+@click.option("--no_result", is_flag=True, help="Of an experiment only its recipe.")
+@click.option(
+    "--with_code",
+    is_flag=True,
+    help="Take along scripts that differ from the last commit.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="WORD",
+    help="This is no name of a user or machine here; repeatable.",
+)
+@click.option("--preset", multiple=True, help="For a recipe; becomes part of it.")
+@ALLOW
+def pack(source, settings, output, no_result, with_code, keep, preset, allow):
+    """Write one file with a recipe and, of an experiment, its result.
+
+    The recipe is one text in which your paths are open. A result is: results.json,
+    the scores of every trial, README.md, versions, and the weights as safetensors.
+    No audio, no code (it names the scripts and their SHA-256), no paths, no names of
+    users and machines, no tokens: if any is found, nothing is written.
+
+    The same source gives the same bytes. Publish the digest that is printed.
+    """
+    from speechbrain_ext.data.progress import progress_bar
+    from speechbrain_ext.sharing.bundle.packing import pack as pack_bundle
+
+    with progress_bar() as progress:
+        progress.add_task("pack", total=None)
+        done = pack_bundle(
+            source,
+            output,
+            result=not no_result,
+            with_code=with_code,
+            overrides=settings,
+            presets=preset,
+            allow=_names(allow),
+            keep=keep,
+        )
+    click.echo(f"pack: {done.path} ({done.path.stat().st_size:,} bytes)")
+    click.echo(f"  digest {done.digest}")
+    for note in done.notes:
+        click.echo(f"  note: {note}", err=True)
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("bundle", type=click.Path())
+@click.argument("folder", required=False, type=click.Path())
+@click.option(
+    "--trust_code",
+    metavar="SHA256",
+    help="Also write the scripts that it carries, if they are these: see inspect.",
+)
+@click.option(
+    "--below", type=click.Path(), help="Write to DIR/NAME-DIGEST and print only that."
+)
+@ALLOW
+def unpack(bundle, folder, trust_code, below, allow):
+    """Write BUNDLE as FOLDER (default: its own name); again is a no-op.
+
+    Nothing of it is run and no pickle is loaded. Everything but a plain archive of
+    what its manifest names is refused, and then nothing is left behind.
+
+    A result becomes an experiment: unpack it to exp/NAME of an egs folder, and there
+    ./run.sh --tag NAME --stage embed (or evaluate) uses its weights.
+    """
+    from speechbrain_ext.sharing.bundle.unpacking import unpack as unpack_bundle
+    from speechbrain_ext.sharing.bundle.unpacking import unpack_below
+
+    if below is not None:
+        if folder is not None:
+            raise click.UsageError("give FOLDER or --below DIR, not both")
+        found = unpack_below(bundle, below, trust_code=trust_code, allow=_names(allow))
+        click.echo(found)
+        return
+    found = unpack_bundle(bundle, folder, trust_code=trust_code, allow=_names(allow))
+    click.echo(f"unpack: {found}")
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("bundle", type=click.Path())
+@click.option("--expect_digest", metavar="SHA256", help="What its author published.")
+@click.option(
+    "--data",
+    type=click.Path(),
+    help="Split folder, or folder of manifests: measure again from its audio.",
+)
+@ALLOW
+def verify(bundle, expect_digest, data, allow):
+    """Check that the parts of BUNDLE agree; exit code 1 if they don't.
+
+    Hashes; the recipe by the rules for any recipe; every table recomputed from its
+    scores; the card made again and compared to the byte. With --data also from audio:
+    the recipe is built, and its weights embed or encode again.
+
+    This is integrity, not authorship: compare the digest with the published one.
+    """
+    from speechbrain_ext.data.progress import progress_bar
+    from speechbrain_ext.sharing.bundle.verification import verify as verify_bundle
+
+    with progress_bar() as progress:
+        task = progress.add_task("verify", total=None)
+        found = verify_bundle(
+            bundle,
+            expect_digest=expect_digest,
+            data=data,
+            allow=_names(allow),
+            on_check=lambda name: progress.update(task, description=f"verify {name}"),
+        )
+    for line in found.lines():
+        click.echo(line)
+    return 0 if found.ok else 1
+
+
+@click.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": ["-h", "--help"],
+    }
+)
+@click.argument(
+    "words",
+    nargs=-1,
+    required=True,
+    type=click.UNPROCESSED,
+    metavar="RECIPE|BUNDLE [--key=v ...]",
+)
+def inspect(words):
+    """Show what a recipe would do, or what a bundle (.zip) holds; nothing is run.
+
+    Of a bundle: digest, files, whether its scripts are the installed ones and the
+    difference if it carries others, and what loading its recipe would import,
+    construct, read and write. It takes --allow NAME only.
+    """
+    name = next((word for word in words if not word.startswith("-")), "")
+    if not name.endswith(".zip"):
+        from speechbrain_ext.config.inspect_command import inspect as inspect_recipe
+
+        return inspect_recipe(
+            args=list(words), prog_name="inspect", standalone_mode=False
+        )
+    return _inspect_bundle(
+        args=list(words), prog_name="inspect BUNDLE", standalone_mode=False
+    )
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("bundle", type=click.Path())
+@ALLOW
+def _inspect_bundle(bundle, allow):
+    from speechbrain_ext.sharing.bundle.inspection import describe_bundle
+
+    for line in describe_bundle(bundle, allow=_names(allow)):
+        click.echo(line)

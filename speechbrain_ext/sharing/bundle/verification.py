@@ -1,0 +1,277 @@
+"""``verify``: do the parts of a bundle agree? Integrity; who made it is not known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import speechbrain_ext
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.sharing.bundle.contents import check_tensors
+from speechbrain_ext.sharing.bundle.errors import BundleError, printable
+from speechbrain_ext.sharing.bundle.manifest import code_digest, strict_json
+from speechbrain_ext.sharing.bundle.names import CARD, CODE, MODEL, RECIPE, RESULTS
+from speechbrain_ext.sharing.bundle.scripts import compare_scripts, library_hash
+from speechbrain_ext.sharing.bundle.unpacking import Contents, make_experiment, opened
+
+OK, FAILED, NOTE = "ok", "FAILED", "note"
+_MAX_TOLD = 5
+
+INTEGRITY = (
+    "This is integrity, not authorship: whoever makes a whole bundle anew makes one "
+    "that agrees with itself. Compare the digest with what the author published: "
+    "--expect_digest"
+)
+
+
+class Check(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    verdict : str
+        `OK`, `FAILED`, or `NOTE` for what is worth knowing and no fault.
+    name, text : str
+        What was looked at, and what was found.
+    """
+
+    verdict: str
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict:<7} {self.name:<12} {self.text}"
+
+
+@dataclass
+class Verified:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    checks : list of Check
+        In order.
+    digest : str or None
+        Of the bundle; None if it could not be read.
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    digest: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return all(check.verdict != FAILED for check in self.checks)
+
+    def lines(self) -> list[str]:
+        """Return what the command prints."""
+        end = "verified" if self.ok else "NOT verified"
+        return [*map(str, self.checks), f"{end}. {INTEGRITY}"]
+
+
+def verify(
+    bundle: str | os.PathLike,
+    *,
+    expect_digest: str | None = None,
+    data: str | os.PathLike | None = None,
+    allow: Iterable[str] = (),
+    on_check: Callable[[str], None] = lambda name: None,
+) -> Verified:
+    """Check all that can be checked about a bundle, and go on after a fault.
+
+    Nothing of it is run, but for ``data``: then its recipe is loaded, by the rules for
+    any recipe, and its weights embed or encode the audio again.
+
+    Arguments
+    ---------
+    bundle : str or PathLike
+        What `pack` wrote.
+    expect_digest : str or None
+        What its author published.
+    data : str or PathLike or None
+        Split folder (speakers) or folder of manifests (codec) to measure again from.
+    allow : Iterable of str
+        Names that its recipe may use beyond the list.
+    on_check : Callable
+        Gets the name of each check as it begins.
+
+    Returns
+    -------
+    Verified
+    """
+    found = Verified()
+    on_check("archive")
+    try:
+        with opened(bundle) as contents:
+            found.digest = contents.digest
+            size = sum(file["bytes"] for file in contents.manifest["files"].values())
+            found.checks.append(
+                Check(
+                    OK,
+                    "archive",
+                    f"{len(contents.manifest['files'])} files, {size / 2**20:.1f} MiB; "
+                    "names, sizes and SHA-256 as the manifest says, and nothing else",
+                )
+            )
+            found.checks.append(_digest(contents.digest, expect_digest))
+            for name, check in _checks(contents, tuple(allow), data):
+                on_check(name)
+                try:
+                    found.checks += check()
+                except Exception as error:  # a stranger's data can be of any shape
+                    text = f"can't be checked: {type(error).__name__} {error}"
+                    found.checks.append(Check(FAILED, name, printable(text)))
+    except BundleError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        found.checks.append(Check(FAILED, "archive", lines[0]))
+    return found
+
+
+def _checks(
+    contents: Contents, allow: tuple[str, ...], data: Any
+) -> Iterator[tuple[str, Callable[[], list[Check]]]]:
+    yield "recipe", lambda: _recipe(contents, allow)
+    yield "scripts", lambda: _scripts(contents)
+    if contents.manifest["kind"] != "result":
+        if data is not None:
+            yield "audio", lambda: [Check(FAILED, "audio", "a recipe has no result")]
+        return
+    results = strict_json((contents.folder / RESULTS).read_bytes(), RESULTS)
+    yield "weights", lambda: [_weights(contents)]
+    yield "figures", lambda: _figures(contents, results)
+    yield "card", lambda: [_card(contents, results)]
+    if data is not None:
+        yield "audio", lambda: _audio(contents, results, data, allow)
+
+
+def _digest(digest: str, expected: str | None) -> Check:
+    if expected is None:
+        return Check(OK, "digest", f"{digest} (not compared: no --expect_digest)")
+    if expected.strip().lower().removeprefix("sha256:") == digest:
+        return Check(OK, "digest", f"{digest}, as expected")
+    return Check(FAILED, "digest", f"{digest}, expected {printable(expected)}")
+
+
+def _recipe(contents: Contents, allow: tuple[str, ...]) -> list[Check]:
+    from speechbrain_ext.config.flatten import config_hash
+    from speechbrain_ext.config.lint import check_recipe
+
+    more = {"allow": allow} if allow else {}
+    path = contents.folder / RECIPE
+    plan = check_recipe(path, open_inputs=True, **more)
+    if plan.faults:
+        told = [printable(f"line {f.where.line}: {f.message}") for f in plan.faults]
+        return _all_or(told, "recipe", "")
+    checks = [Check(OK, "recipe", "loads by the rules, and names only what is allowed")]
+    found, said = config_hash(plan.root), contents.manifest["config_hash"]
+    if found != said:
+        text = f"the recipe's is {found}, the manifest says {said}"
+        return [*checks, Check(FAILED, "config_hash", printable(text))]
+    return [*checks, Check(OK, "config_hash", found)]
+
+
+def _scripts(contents: Contents) -> list[Check]:
+    manifest, checks = contents.manifest, []
+    for name, verdict, _ in compare_scripts(manifest["scripts"], {}):
+        if verdict != "the installed one":
+            checks.append(Check(NOTE, "scripts", f"{printable(name)} {verdict}"))
+    if not checks:
+        text = f"{len(manifest['scripts'])} named; all are the installed ones"
+        checks.append(Check(OK, "scripts", text))
+    if manifest["library_sha256"] != library_hash():
+        made = manifest["versions"].get("speechbrain_ext")
+        text = (
+            f"made with other code of speechbrain_ext ({printable(made)}; here "
+            f"{speechbrain_ext.__version__})"
+        )
+        checks.append(Check(NOTE, "library", text))
+    if code_digest(manifest["files"]):
+        count = sum(name.startswith(CODE) for name in manifest["files"])
+        text = f"carries {count} scripts; they run only if you say --trust_code"
+        checks.append(Check(NOTE, "code", text))
+    return checks
+
+
+def _weights(contents: Contents) -> Check:
+    count = check_tensors(contents.folder / MODEL, MODEL)
+    return Check(OK, "weights", f"{count} tensors, whole and finite; no pickle")
+
+
+def _figures(contents: Contents, results: Any) -> list[Check]:
+    from speechbrain_ext.sharing.bundle.figures import figure_problems
+
+    problems = figure_problems(results, contents.folder)
+    if not problems:
+        said = results["conditions"]["config_hash"]
+        ours = contents.manifest["config_hash"]
+        opened_inputs = [
+            key for key in contents.manifest["inputs"] if not _is_volatile(key)
+        ]
+        if said != ours and not opened_inputs:
+            problems.append(
+                f"conditions.config_hash: is {printable(said)}, but the recipe's is "
+                f"{ours}"
+            )
+        if results["task"] != contents.manifest["task"]:
+            problems.append(f"task: is {results['task']}, the recipe's another")
+    told = {
+        "speaker": "every rate, cost, threshold, interval and table of errors follows "
+        "from the scores",
+        "codec": "every mean follows from the files' figures; those from --data only",
+    }
+    return _all_or(
+        [printable(problem) for problem in problems],
+        "figures",
+        told.get(results.get("task"), "") if isinstance(results, dict) else "",
+    )
+
+
+def _is_volatile(key: str) -> bool:
+    from speechbrain_ext.config.flatten import VOLATILE
+
+    return VOLATILE.match(key) is not None
+
+
+def _card(contents: Contents, results: Any) -> Check:
+    from speechbrain_ext.sharing.bundle import card
+
+    path = contents.folder / CARD
+    if not path.exists():
+        return Check(FAILED, "card", f"there is no {CARD}")
+    names = [
+        name
+        for name in contents.manifest["files"]
+        if name != CARD and not name.startswith(CODE)
+    ]
+    wanted = card.render(results, contents.manifest["name"], names)
+    if path.read_bytes() == wanted.encode():
+        return Check(OK, "card", f"{CARD} is what the results give, to the byte")
+    if contents.manifest["library_sha256"] != library_hash():
+        text = f"{CARD} was written by other code, or edited: trust the figures only"
+        return Check(NOTE, "card", text)
+    return Check(FAILED, "card", f"{CARD} is not what the results give")
+
+
+def _audio(contents: Contents, results: Any, data: Any, allow) -> list[Check]:
+    from speechbrain_ext.sharing.bundle.audio import audio_problems
+
+    folder = contents.folder
+    try:
+        make_experiment(folder, folder, allow)
+        problems, told = audio_problems(results, folder, data)
+    except UserError as error:
+        problems, told = [str(error).splitlines()[0]], ""
+    return _all_or([printable(problem) for problem in problems], "audio", told)
+
+
+def _all_or(problems: list[str], name: str, told: str) -> list[Check]:
+    """One line that all is well, or a line for each problem."""
+    if not problems:
+        return [Check(OK, name, told)]
+    checks = [Check(FAILED, name, problem) for problem in problems[:_MAX_TOLD]]
+    if len(problems) > _MAX_TOLD:
+        more = f"and {len(problems) - _MAX_TOLD} more"
+        checks.append(Check(FAILED, name, more))
+    return checks

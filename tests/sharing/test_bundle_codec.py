@@ -1,0 +1,63 @@
+"""A codec's result as a bundle: means from files, and measured again by ear."""
+
+import concurrent.futures
+import json
+
+import pytest
+
+from speechbrain_ext.sharing.bundle import pack, unpack, verify
+from speechbrain_ext.tasks.codec.evaluate import evaluate
+from speechbrain_ext.tasks.codec.train import train
+from tests.sharing.test_bundle import edited, failed, members_of
+from tests.tasks.test_codec_task import data, recipe
+
+__all__ = ["data"]  # a fixture
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _measured_in_a_thread():
+    """Starting a process that measures takes seconds; here are seconds of audio."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            concurrent.futures,
+            "ProcessPoolExecutor",
+            lambda jobs, mp_context: concurrent.futures.ThreadPoolExecutor(jobs),
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared(data, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("codec")
+    train(recipe(data, folder / "tiny", number_of_epochs=1))
+    results = evaluate(folder / "tiny", data / "test.json", jobs=1)
+    return results, pack(folder / "tiny", folder / "tiny.zip")
+
+
+def test_elsewhere_the_codec_gives_the_same_figures(shared, data, tmp_path):  # noqa: F811
+    results, packed = shared
+    assert json.loads(members_of(packed.path)["manifest.json"])["task"] == "codec"
+    assert verify(packed.path).ok
+    there = unpack(packed.path, tmp_path / "there")
+    again = evaluate(there, data / "test.json", jobs=1)
+    assert again["systems"] == results["systems"]
+    for key in ("config_hash", "split_hash", "valid_snr_db", "epoch"):
+        assert again["conditions"][key] == results["conditions"][key]
+
+
+def test_an_edited_mean_and_an_edited_file_are_found(shared, data, tmp_path):  # noqa: F811
+    def mean(results):
+        results["systems"][0]["mean"]["snr_db"] += 1
+
+    def file_and_mean(results):
+        for system in results["systems"]:
+            for file in system["files"]:
+                file["snr_db"] += 1
+            system["mean"]["snr_db"] += 1
+
+    path = shared[1].path
+    text = failed(verify(edited(path, mean, tmp_path / "a.zip")))
+    assert "mean.snr_db: is" in text
+    assert "the files give" in text
+    both = edited(path, file_and_mean, tmp_path / "b.zip")
+    assert "snr_db: is" in failed(verify(both, data=data))

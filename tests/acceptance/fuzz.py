@@ -59,7 +59,8 @@ def _fuzz(watch: Watch, den: Den, counts: Counter, seconds: float) -> None:
             _round(watch, den, counts, end)
         except Exception as error:
             counts["failed"] += 1
-            counts[f"failure {type(error).__name__}: {error}"[:400]] += 1
+            notes = " ".join(getattr(error, "__notes__", ()))
+            counts[f"failure {type(error).__name__}: {error} {notes}"[:900]] += 1
 
 
 def _round(watch: Watch, den: Den, counts: Counter, end: float) -> None:

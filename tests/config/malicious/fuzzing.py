@@ -31,6 +31,7 @@ class Watch:
     def __init__(self):
         self.on = False
         self.inside = ""
+        self.there: set[str] = set()
         self.harm: list[str] = []
         sys.addaudithook(self._note)
 
@@ -42,18 +43,24 @@ class Watch:
         elif event == "open" and isinstance(arguments[0], (str, bytes)):
             path, mode = os.fsdecode(arguments[0]), str(arguments[1] or "r")
             writes = set(mode) & set("wax+") and "__pycache__" not in path
-            if writes and not os.path.realpath(path).startswith(self.inside):
+            if writes and not self._may_make(path):
                 self.harm.append(f"open {path} {mode}")
         elif event == "os.mkdir":
-            if not os.path.realpath(arguments[0]).startswith(self.inside):
+            if not self._may_make(arguments[0]):
                 self.harm.append(f"mkdir {arguments[0]}")
         elif event == "import" and arguments[0] in ("evil", "library"):
             self.harm.append(f"import {arguments[0]}")
 
+    def _may_make(self, path: str) -> bool:
+        """A recipe may name any new folder below the current one as its experiment."""
+        path = os.path.realpath(path)
+        return path.startswith(self.inside) and path not in self.there
+
     @contextlib.contextmanager
     def over(self, inside: Path):
-        """Watch; files may be made below ``inside``."""
+        """Watch; what was there before must stay, new files only below ``inside``."""
         self.inside, self.harm = os.path.realpath(inside) + "/", []
+        self.there = {os.path.realpath(path) for path in inside.iterdir()}
         self.on = True
         try:
             yield self
@@ -72,7 +79,7 @@ def try_recipe(watch: Watch, folder: Path, text: str) -> str:
     path = folder / "recipe.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     started = time.process_time()
-    with watch.over(folder / "exp"):
+    with watch.over(folder):
         try:
             load_recipe(path, ["--given=1"] if "given:" in text else [])
             outcome = "loaded"

@@ -80,6 +80,13 @@ def test_what_tells_nothing_passes(text):
     assert found(text) == []
 
 
+def test_a_home_folder_is_not_the_end_of_a_relative_path():
+    machine = Machine(literals={"/root": "home folder"})
+    assert find_private({"a": b"./run.sh --data_folder=data/raw/root"}, machine) == []
+    for text in (b"--data_folder=/root", b"/root/raw", b'"/root"'):
+        assert find_private({"a": text}, machine), text
+
+
 def test_it_is_found_in_arrays_weights_and_names():
     ids = np.array(["zoltan", "b"])
     assert found_in("scores/a.npz", npz(**scores(ids=ids)))

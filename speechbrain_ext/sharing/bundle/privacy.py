@@ -159,7 +159,11 @@ def find_private(
 
 def _literals(data: bytes, text: str, literals: Mapping[str, str]) -> Iterator[str]:
     for literal, what in literals.items():
-        if literal.encode() in data or literal in text:
+        pattern = re.escape(literal)
+        if literal.startswith("/"):
+            # "/root" is not within "raw/root", which is a folder of somebody's data.
+            pattern = rf"(?<![A-Za-z0-9._-]){pattern}(?![A-Za-z0-9_-])"
+        if re.search(pattern.encode(), data) or re.search(pattern, text):
             yield f"{what} {_shortened(literal, what)}"
 
 

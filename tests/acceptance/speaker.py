@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,11 +71,10 @@ def speaker() -> dict:
         for name in ("main", "hard")
     }
     mean = {key: sum(values) / len(values) for key, values in eer.items()}
-    # Not the longest: what else the machine does in an hour is in it.
-    minutes = statistics.median(run["train_seconds"] for run in found.values()) / 60
+    minutes = max(run["train_seconds"] for run in found.values()) / 60
     below = 100 * (1 - mean["chosen", "main"] / mean["channel", "main"])
     claims = [
-        Claim("minutes of training, median", minutes, "<=", 6.0),
+        Claim("minutes of training, longest", minutes, "<=", 6.0),
         Claim("mean main EER %", mean["chosen", "main"], "<=", 5.0),
         Claim("highest main EER %", max(eer["chosen", "main"]), "<=", 8.0),
         Claim("mean hard EER %", mean["chosen", "hard"], "<=", 8.5),
@@ -119,7 +117,7 @@ def ablation() -> dict:
     write_text(DOCS / "speaker_ablation.md", ABLATION_HEAD + render_ablation(rows))
     return {
         "command": "python -m tests.acceptance speaker_ablation",
-        "claims": [Claim("changes measured", len(rows) - 1, ">=", 2).entry()],
+        "claims": [Claim("changes measured", len(rows) - 1, ">=", 6).entry()],
         "written": "docs/speaker_ablation.md",
     }
 

@@ -96,7 +96,7 @@ def faults() -> dict:
     for script in ("embed", "score"):
         run_script(script, experiment, data)
     struck = json.loads((experiment / "faults.json").read_text())["struck"]
-    told = [one for one in struck if one["causes"]]
+    visible = [one for one in struck if one["expected"] != "none"]
     results = read_results(experiment / "results.json")
     clean = {
         key: run_figures(read_results(run_of(*key) / "results.json"))["eer"]["chosen"]
@@ -104,9 +104,7 @@ def faults() -> dict:
     }
     claims = [
         Claim("faults that struck", sum(o["fired"] for o in struck), ">=", len(FAULTS)),
-        # The features level a loud or silent stretch: those may leave nothing to tell.
-        Claim("faults that the run told of", len(told), ">=", len(FAULTS) - 3),
-        Claim("share of these with the right cause", named(told), ">=", 0.95),
+        Claim("share of them told, with the right cause", named(visible), ">=", 1.0),
     ]
     for name in ("main", "hard"):
         mine = chosen_system(results)["lists"][name]["eer"]

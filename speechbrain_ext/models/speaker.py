@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-#: Samples louder than this are scaled down before their power is taken: the square of
-#: 1e18 has no place in float32. Audio is at most 1.
+#: Samples louder than this are scaled down in evaluation before their power is taken:
+#: the square of 1e20 has no place in float32. Audio is at most 1.
 LOUDEST = 1e6
 
 
@@ -22,10 +22,13 @@ class SpeakerEncoder(nn.Module):
     - an utterance shorter than ``min_seconds`` is repeated until it is as long (they
       raise on fewer than 5 frames); an empty one, or a relative length of 0, is
       ``min_seconds`` of silence and not NaN;
-    - features are computed in float32, also under autocast, and from samples that are
-      scaled down where they are louder than 1e6, so that their power is finite;
+    - features are computed in float32, also under autocast;
     - in evaluation each utterance is computed from its own samples alone: stock
-      convolutions let the padding of a batch into its shorter utterances.
+      convolutions let the padding of a batch into its shorter utterances. One that is
+      louder than 1e6 is scaled down, so that its power is finite.
+
+    In training nothing is scaled down: samples of 1e30 are a broken file, whose
+    features overflow, and whoever watches the training is told.
 
     NaN and Inf in a waveform stay what they are, in the embedding of that utterance
     and of no other: whoever asked is told, and not given a number.
@@ -195,9 +198,10 @@ class SpeakerEncoder(nn.Module):
         """Log-mels of whole utterances of one length, [batch, frames, mels]."""
         with torch.autocast(wavs.device.type, enabled=False):
             wavs = wavs.float()
-            # Exactly 1 for all that is no louder than LOUDEST.
-            peaks = wavs.abs().amax(dim=1, keepdim=True).clamp(min=LOUDEST)
-            wavs = wavs * (LOUDEST / peaks)
+            if not self.training:
+                # Exactly 1 for all that is no louder than LOUDEST.
+                peaks = wavs.abs().amax(dim=1, keepdim=True).clamp(min=LOUDEST)
+                wavs = wavs * (LOUDEST / peaks)
             features = self.features(wavs)
             if self.mean_norm:
                 features = features - features.mean(dim=1, keepdim=True)

@@ -123,20 +123,36 @@ WAVES = {
     "impulse": torch.eye(1, 16000)[0],
     "clipped": noise(16000).sign(),
     "1e-30": 1e-30 * noise(16000),
-    "1e18": 1e18 * noise(16000),
+    "1e6": 1e6 * noise(16000),
+}
+BROKEN_WAVES = {
+    "1e20": 1e20 * noise(16000),
     "3e38": 3e38 * noise(16000).sign(),
+    "one sample of 1e30": noise(16000) + 1e30 * torch.eye(1, 16000)[0],
 }
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("kind", WAVES)
+@pytest.mark.parametrize(
+    ("kind", "training"),
+    [
+        *((k, t) for k in WAVES for t in (True, False)),
+        *((k, False) for k in BROKEN_WAVES),
+    ],
+)
 def test_extreme_audio_has_a_finite_embedding_and_gradient(kind, training):
     encoder = ecapa().train(training)
-    batch = torch.stack([noise(16000), WAVES[kind], noise(16000, seed=2)])
+    wav = (WAVES | BROKEN_WAVES)[kind]
+    batch = torch.stack([noise(16000), wav, noise(16000, seed=2)])
     vectors = encoder(batch, torch.tensor([1.0, 1.0, 0.0]))
     assert vectors.isfinite().all()
     vectors.square().sum().backward()
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("kind", BROKEN_WAVES)
+def test_a_broken_recording_is_not_levelled_in_training(kind):
+    batch = torch.stack([noise(16000), BROKEN_WAVES[kind]])
+    assert ecapa().train()(batch)[1].isnan().any()
 
 
 def test_the_level_of_a_recording_does_not_matter():

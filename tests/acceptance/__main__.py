@@ -41,6 +41,7 @@ PARTS: dict[str, Callable[[], dict]] = {
     "fuzz_bundle": fuzz_bundle.unpack,
     "fuzz_loader": fuzz.loader,
     "sharing": sharing.sharing,
+    "sharing_codec": sharing.sharing_codec,
     "speaker": speaker.speaker,
     "speaker_ablation": speaker.ablation,
     "speaker_bf16": speaker_safety.bf16,

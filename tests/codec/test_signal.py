@@ -30,7 +30,7 @@ def test_symbols_come_back_as_they_were(frames, gain, sends_envelope):
     found = one.decode(data, frames, STEP)
     assert np.array_equal(found.rows, symbols.rows)
     assert np.array_equal(found.envelope, symbols.envelope)
-    if gain:
+    if frames > 1:
         assert found.rows.any() == (gain >= 0.1)
 
 
@@ -49,8 +49,9 @@ def test_the_bits_are_those_of_the_answers():
     one = coder()
     x = spectrum()
     level = bands.measure_envelope(x, EDGES)
-    symbols, bits = one.quantise(x, level, STEP, 0.1)
-    shaped = bands.shape_signal(level, one.shape, STEP)
+    step = STEP + 200
+    symbols, bits = one.quantise(x, level, step, 0.1)
+    shaped = bands.shape_signal(level, one.shape, step)
     magnitudes = np.abs(symbols.rows)
     features = coefficients.all_features(magnitudes, shaped)
     net, envelope_net = one.nets

@@ -1,0 +1,60 @@
+"""Finding the step with which a signal takes so many bits, or has such an SNR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from speechbrain_ext.codec.bands import NUM_STEPS, STEPS_PER_OCTAVE
+
+
+def find_crossing(
+    function: Callable[[int], float], target: float, first: int = NUM_STEPS // 2
+) -> int:
+    """Return the first step whose value is no more than a target.
+
+    Coding a signal to know its size takes time, so steps are guessed from the values
+    found so far, and halved only where guesses don't help.
+
+    Arguments
+    ---------
+    function : Callable[[int], float]
+        Falls as steps grow; bits or dB.
+    target : float
+    first : int
+        Where to begin: the nearer, the fewer calls.
+
+    Returns
+    -------
+    int
+        In [0, `NUM_STEPS`]; the last if no step is coarse enough.
+
+    Example
+    -------
+    >>> calls = []
+    >>> find_crossing(lambda step: calls.append(step) or 900 - step, 123.5, first=700)
+    777
+    >>> len(calls) < 8
+    True
+    """
+    values: dict[int, float] = {}
+    low, high = -1, NUM_STEPS  # above the target; at most the target
+    guess, stride = min(max(first, 0), NUM_STEPS - 1), STEPS_PER_OCTAVE // 4
+    while high - low > 1:
+        value = values[guess] = function(guess)
+        if value > target:
+            low = guess
+        else:
+            high = guess
+        if high - low <= 1:
+            break
+        if low in values and high in values:
+            share = (values[low] - target) / (values[low] - values[high])
+            guess = low + round(share * (high - low))
+            if len(values) > 6:
+                guess = (low + high) // 2
+        elif low in values:
+            guess, stride = low + stride, 2 * stride
+        else:
+            guess, stride = high - stride, 2 * stride
+        guess = min(max(guess, low + 1), high - 1)
+    return high

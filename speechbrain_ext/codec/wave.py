@@ -1,0 +1,339 @@
+"""One way to code a waveform: a transform, its settings, and what it has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from speechbrain_ext.codec import bands, coefficients, envelope
+from speechbrain_ext.codec.learn import fit_unary_net
+from speechbrain_ext.codec.rate_control import find_crossing
+from speechbrain_ext.codec.settings import WaveSettings
+from speechbrain_ext.codec.signal import SignalCoder, Symbols
+from speechbrain_ext.codec.synthesis import (
+    NUM_CENTROIDS,
+    dequantise,
+    find_centroids,
+)
+from speechbrain_ext.codec.unary_net import IntegerNet, integer_net
+from speechbrain_ext.models.mdct import MDCT
+
+#: Signals are quantised to these parts of non-zeros to learn from.
+_DENSITIES = (0.03, 0.07, 0.15)
+#: ... and without an envelope, where every decibel counts, to these.
+_FLAT_DENSITIES = (0.1, 0.2, 0.35)
+#: Where plain rounding puts the threshold, to learn before there are prices.
+_THRESHOLD = 0.36
+#: Frames to learn from, at most; more change nothing.
+_MOST_FRAMES = 12_000
+#: Steps at which sizes are measured, to guess from.
+_PROBES = (-96, 0, 96)
+
+
+class WaveCoder(nn.Module):
+    """Turns waveforms into bytes, and bytes into waveforms.
+
+    MDCT, envelope of 6 dB steps, noise-shaped steps, coefficients chosen for error and
+    bits, learned contexts, noise where nothing was sent. What it learns are buffers;
+    nothing in it has a gradient.
+
+    Arguments
+    ---------
+    settings : WaveSettings
+    sample_rate : int
+        Hz.
+    hop_samples : int
+        Coefficients per frame.
+    window : str
+        See `princen_bradley_window`.
+    hidden : int
+        Units of the network of coefficients; that of the envelope has fewer.
+
+    Example
+    -------
+    >>> coder = WaveCoder(WaveSettings(), hidden=8)
+    >>> noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    >>> coder.learn([noise], steps=5, seed=0)
+    >>> data, step = coder.compress(noise, bits=4000)
+    >>> len(data) <= 500, coder.decompress(data, step, 16000).shape
+    (True, (16000,))
+    """
+
+    def __init__(
+        self,
+        settings: WaveSettings,
+        *,
+        sample_rate: int = 16000,
+        hop_samples: int = 256,
+        window: str = "kbd",
+        hidden: int = 32,
+    ):
+        super().__init__()
+        self.settings = settings
+        self.sample_rate = sample_rate
+        self.mdct = MDCT(hop_samples, window)
+        self.edges = bands.band_edges(hop_samples, sample_rate)
+        self.num_bands = len(self.edges) - 1
+        features = coefficients.NEIGHBOURS
+        if settings.sends_envelope:
+            features += coefficients.PROMISES
+        shapes = {
+            "coefficients": (features, hop_samples, coefficients.SYMBOLS, hidden),
+            "envelope": (
+                *(envelope.FEATURES, self.num_bands, envelope.SYMBOLS),
+                max(hidden * 3 // 4, 1),
+            ),
+        }
+        for part, sizes in shapes.items():
+            for name, shape in _net_shapes(*sizes).items():
+                self.register_buffer(
+                    f"{part}_{name}", torch.zeros(shape, dtype=torch.int32)
+                )
+        self.register_buffer("centroids", torch.zeros(NUM_CENTROIDS).double())
+        # log2 of bits per sample at a level of 1, and its slope: only to guess from.
+        self.register_buffer("size_line", torch.zeros(2).double())
+
+    # -- learning ----------------------------------------------------------------
+
+    @torch.no_grad()
+    def learn(
+        self,
+        waves: Sequence[np.ndarray],
+        *,
+        steps: int,
+        seed: int,
+        progress: Callable[[], None] | None = None,
+    ) -> None:
+        """Learn contexts, centroids and sizes.
+
+        Arguments
+        ---------
+        waves : sequence of np.ndarray
+            [time] each.
+        steps : int
+            Of the network of coefficients; half as many of that of the envelope.
+        seed : int
+        progress : callable or None
+            Called after each step.
+        """
+        rng = np.random.default_rng(seed)
+        spectra = [self.analyse(wave) for wave in waves]
+        levels = [bands.measure_envelope(x, self.edges) for x in spectra]
+        kept = {"hidden": self.coefficients_first.shape[1], "steps": steps}
+        kept |= {"seed": seed, "progress": progress}
+        found = self._examples(spectra, levels, rng)
+        with torch.enable_grad():
+            tensors, _ = fit_unary_net(
+                *found,
+                coefficients.place_features(self.mdct.hop_samples),
+                coefficients.SYMBOLS,
+                **kept,
+            )
+        self._keep("coefficients", tensors)
+        if self.settings.sends_envelope:
+            pairs = [envelope.all_features(level) for level in levels]
+            features = np.concatenate([f for f, _ in pairs]).astype(np.float32)
+            changes = np.concatenate([c for _, c in pairs])
+            kept["hidden"] = self.envelope_first.shape[1]
+            kept["steps"] = max(steps // 2, 1)
+            with torch.enable_grad():
+                tensors, _ = fit_unary_net(
+                    *(features, np.minimum(changes, envelope.SYMBOLS)),
+                    *(envelope.place_features(self.num_bands), envelope.SYMBOLS),
+                    **kept,
+                )
+            self._keep("envelope", tensors)
+        self._measure_sizes(spectra, levels)
+
+    def _examples(self, spectra, levels, rng) -> tuple[np.ndarray, np.ndarray]:
+        """Features and symbols of frames, quantised finely and coarsely."""
+        sends = self.settings.sends_envelope
+        densities = _DENSITIES if sends else _FLAT_DENSITIES
+        total = len(densities) * sum(map(len, spectra))
+        share = min(1.0, _MOST_FRAMES / total)
+        features, symbols = [], []
+        for x, level in zip(spectra, levels, strict=True):
+            for density in densities:
+                step = self._step_of_density(x, level, density)
+                steps, promised = self._steps(level, step, len(x))
+                exact = np.abs(x) / 2.0 ** (steps / 256)
+                rows = np.floor(exact + _THRESHOLD).astype(np.int64)
+                chosen = rng.random(len(x)) < share
+                if not chosen.any():
+                    continue
+                shaped = (steps, promised) if sends else None
+                found = coefficients.all_features(rows, shaped)
+                found = found.reshape(*rows.shape, -1)[chosen]
+                features.append(found.reshape(-1, found.shape[-1]))
+                symbols.append(coefficients.symbols_of(rows[chosen]).ravel())
+        return np.concatenate(features), np.concatenate(symbols)
+
+    def _step_of_density(self, x, level, density: float) -> int:
+        """Step with which so large a part of the coefficients is not zero."""
+
+        def part(step: int) -> float:
+            steps, _ = self._steps(level, step, len(x))
+            return float((np.abs(x) >= (1 - _THRESHOLD) * 2.0 ** (steps / 256)).mean())
+
+        return min(find_crossing(part, density), bands.NUM_STEPS - 1)
+
+    def _measure_sizes(self, spectra, levels) -> None:
+        """Learn centroids, and how sizes fall with steps."""
+        exacts, rows, sizes = [], [], []
+        for x, level in list(zip(spectra, levels, strict=True))[:6]:
+            middle = self._step_of_density(x, level, _DENSITIES[1])
+            for probe in _PROBES:
+                step = int(np.clip(middle + probe, 0, bands.NUM_STEPS - 1))
+                symbols, bits = self.coder().quantise(
+                    x, level, step, self.settings.price
+                )
+                sizes.append((step - _loudness(x), np.log2(max(bits, 1) / x.size)))
+                if probe == 0:
+                    steps, _ = self._steps(level, step, len(x))
+                    exacts.append((x / 2.0 ** (steps / 256)).ravel())
+                    rows.append(symbols.rows.ravel())
+        found = find_centroids(np.concatenate(exacts), np.concatenate(rows))
+        self.centroids.copy_(torch.from_numpy(found))
+        slope, start = np.polyfit(*np.array(sizes).T, 1)
+        self.size_line.copy_(torch.tensor([start, min(slope, -1e-3)]))
+
+    # -- coding ------------------------------------------------------------------
+
+    def analyse(self, wave: np.ndarray) -> np.ndarray:
+        """Return the spectrum of [time], float64 [frames, bins]."""
+        signal = torch.from_numpy(np.asarray(wave, np.float32))[None]
+        return self.mdct(signal)[0].double().numpy()
+
+    def compress(
+        self,
+        wave: np.ndarray,
+        *,
+        bits: float | None = None,
+        snr: float | None = None,
+        step: int | None = None,
+    ) -> tuple[bytes, int]:
+        """Code a waveform.
+
+        Arguments
+        ---------
+        wave : np.ndarray
+            [time], finite.
+        bits : float or None
+            At most so many.
+        snr : float or None
+            At least so many dB.
+        step : int or None
+            See `bands.STEPS_PER_OCTAVE`; one of the three is given.
+
+        Returns
+        -------
+        (bytes, int)
+            Payload, and the step that `decompress` needs.
+        """
+        x = self.analyse(wave)
+        level = bands.measure_envelope(x, self.edges)
+        coder, price = self.coder(), self.settings.price
+        tried: dict[int, tuple[Symbols, float]] = {}
+
+        def quantised(at: int) -> tuple[Symbols, float]:
+            if at not in tried:
+                tried[at] = coder.quantise(x, level, at, price)
+            return tried[at]
+
+        if bits is not None:
+            first = self._guess(x, bits)
+            step = find_crossing(lambda at: quantised(at)[1], bits, first)
+        elif snr is not None:
+            power = float(np.square(x).sum())
+
+            def ratio(at: int) -> float:
+                made = self._spectrum(quantised(at)[0], at, fill=False)
+                error = float(np.square(x - made).sum())
+                return 10 * np.log10(max(power, 1e-30) / max(error, 1e-30))
+
+            first = _loudness(x) - round(snr * bands.STEPS_PER_OCTAVE / 6.02)
+            step = find_crossing(lambda at: ratio(at) - 1e-9, snr, first) - 1
+        step = int(np.clip(step, 0, bands.NUM_STEPS - 1))
+        return coder.encode(quantised(step)[0], step), step
+
+    def decompress(self, data: bytes, step: int, num_samples: int) -> np.ndarray | None:
+        """Undo `compress`; None if the bytes can't be of it. float64 [num_samples]."""
+        frames = self.mdct.num_frames(num_samples)
+        symbols = self.coder().decode(data, frames, step)
+        if symbols is None:
+            return None
+        made = self._spectrum(symbols, step, fill=True)
+        return self.synthesise(made, num_samples)
+
+    def synthesise(self, spectrum: np.ndarray, num_samples: int) -> np.ndarray:
+        """Return the waveform of a spectrum, float64 [num_samples]."""
+        found = torch.from_numpy(spectrum)[None]
+        return self.mdct.inverse(found, length=num_samples)[0].double().numpy()
+
+    def coder(self) -> SignalCoder:
+        """Return the coder of symbols, from the buffers as they are."""
+        sends = self.settings.sends_envelope
+        return SignalCoder(
+            self._net("coefficients"),
+            self._net("envelope"),
+            self._shape(),
+            self.num_bands if sends else 0,
+        )
+
+    def _shape(self) -> bands.Shape:
+        weights = self.settings.band_weights(self.num_bands)
+        return bands.make_shape(self.edges, self.settings.gamma, weights)
+
+    def _steps(self, level, step: int, frames: int):
+        """log2 of steps [frames, bins], and levels, where an envelope is sent."""
+        if self.settings.sends_envelope:
+            return bands.shape_signal(level, self._shape(), step)
+        steps = np.empty(self.mdct.hop_samples, np.int64)
+        bands.flat_steps(self._shape(), step, steps)
+        return np.broadcast_to(steps, (frames, len(steps))), None
+
+    def _spectrum(self, symbols: Symbols, step: int, *, fill: bool) -> np.ndarray:
+        steps, _ = self._steps(symbols.envelope, step, len(symbols.rows))
+        part = self.settings.band_fill(self.num_bands)
+        return dequantise(
+            symbols,
+            steps,
+            self.edges,
+            centroids=self.centroids.numpy(),
+            fill=part if fill else np.zeros_like(part),
+            fill_cap=self.settings.fill_cap,
+        )
+
+    def _guess(self, x: np.ndarray, bits: float) -> int:
+        start, slope = self.size_line.tolist()
+        wanted = np.log2(max(bits, 1) / x.size)
+        return _loudness(x) + round((wanted - start) / slope if slope else 0)
+
+    def _net(self, part: str) -> IntegerNet:
+        return integer_net(
+            {name: getattr(self, f"{part}_{name}") for name in IntegerNet._fields}
+        )
+
+    def _keep(self, part: str, tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            getattr(self, f"{part}_{name}").copy_(tensor)
+
+
+def _net_shapes(features: int, places: int, symbols: int, hidden: int) -> dict:
+    return {
+        "bias": (places, hidden),
+        "first": (features, hidden),
+        "second": (hidden, hidden),
+        "second_bias": (hidden,),
+        "last": (hidden, symbols),
+        "last_bias": (symbols,),
+    }
+
+
+def _loudness(x: np.ndarray) -> int:
+    """Step that is the root mean square of a spectrum."""
+    rms = max(float(np.sqrt(np.square(x).mean())), 1e-9)
+    return bands.STEP_ZERO + round(bands.STEPS_PER_OCTAVE * np.log2(rms))

@@ -190,7 +190,7 @@ def _inspected(plan: Plan) -> Inspection:
         if not refused:
             found.imports.update(dict.fromkeys(_modules(tag, node.target)))
     for use in plan.guard.places.uses():
-        for value in use.values:
+        for value in use.values if use.role in _ROLES else ():
             if not isinstance(value, str):
                 continue
             why = f"{use.argument} of {use.node.target}"

@@ -14,6 +14,8 @@ from typing import Any
 from .allowlist import AllowList
 from .allowlist.judge import home_of
 from .faults import Faults
+from .pickles import NAME as PICKLES
+from .pickles import guard_pickles
 from .places import Places
 from .references import Resolver
 from .tree import Node, walk
@@ -100,6 +102,7 @@ class Guard:
 
     def check_call(self, node: Node, thing: Any, args: list, kwargs: dict) -> None:
         """Raise ValueError if a node may not call this with these arguments."""
+        guard_pickles(allowed=PICKLES in self.allowed.exact)
         self.check_object(node, thing)
         if fault := self.places.check_call(thing, args, kwargs):
             raise ValueError(fault)

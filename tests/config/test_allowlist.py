@@ -73,6 +73,28 @@ def test_names_that_are_called_absent_are_in_no_installed_module():
             assert last not in defined
 
 
+def test_places_are_where_the_signatures_have_them():
+    """A place that may be given by position is one there, too."""
+    for name, places in read_places().items():
+        owner, _, last = name.rpartition(".")
+        path = module_file(owner)
+        if path is None:  # a method, or a package that is not installed
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        [found] = [n for n in tree.body if isinstance(n, BODIES) and n.name == last]
+        inits = [n for n in ast.walk(found) if getattr(n, "name", "") == "__init__"]
+        if isinstance(found, ast.ClassDef) and not inits:  # a dataclass of keywords
+            continue
+        arguments = (inits or [found])[0].args
+        order = [a.arg for a in arguments.args if a.arg != "self"]
+        for place in places:
+            if place.argument in order and place.position is not None:
+                assert order[place.position] == place.argument, (name, place)
+            else:
+                assert place.position is None, (name, place)
+                assert place.argument not in order or place.role == "read", name
+
+
 def test_our_own_rooms_are_listed_as_they_are():
     """A new public name is a decision: namespaces.txt or refused.tsv."""
     ours = [name for name in NAMESPACES if name.startswith("speechbrain_ext.")]

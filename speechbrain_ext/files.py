@@ -138,7 +138,7 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return kind()
     return found if isinstance(found, kind) else kind()
 

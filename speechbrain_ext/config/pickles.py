@@ -1,9 +1,9 @@
 """SpeechBrain's old CSV format can name pickles; what a recipe builds opens none.
 
-``AddNoise`` and ``AddReverb`` are on the allow-list and read such a CSV, in which a cell
-``pkl`` makes SpeechBrain unpickle a file, and that runs whatever is in it: data would be
-code. The list can't see into a file that may be made later, so the function that opens
-pickles there is replaced, once, in the process that builds a recipe.
+``AddNoise`` and ``AddReverb`` are on the allow-list and read such a CSV, in which a
+cell ``pkl`` makes SpeechBrain unpickle a file, and that runs whatever is in it. The
+list can't see into a file that may be made later, so the function that opens pickles
+there is replaced in the process that builds a recipe.
 """
 
 from __future__ import annotations

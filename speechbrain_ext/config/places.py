@@ -144,8 +144,8 @@ class Places:
         if parts and below and not own and (code := _code_in(folder)):
             faults.add(
                 node.where,
-                f"output_folder: {_short(folder)} holds code ({_short(code)}) and is no "
-                "experiment; give a folder yourself: --output_folder=...",
+                f"output_folder: {_short(folder)} holds code ({_short(code)}) and is "
+                "no experiment; give a folder yourself: --output_folder=...",
             )
         elif not (parts and below or own):
             faults.add(

@@ -28,6 +28,7 @@ DECISION = "decision.safetensors"
 READ_FILES = (CONFIG, RECIPE, WEIGHTS, DECISION)
 #: What ``config.json`` says of itself.
 FORMAT = "speechbrain-ext export 1"
+MAX_RATE = 1_000_000  # Hz
 #: Key of `RECIPE` under which the model stands.
 MODEL = "model"
 
@@ -76,7 +77,9 @@ class ExportFolder:
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
             if config["format"] != FORMAT:
                 raise ValueError(f"its format is {config['format']!r}, not {FORMAT!r}")
-            found = config["task"], int(config["sample_rate"]), dict(config["files"])
+            found = config["task"], config["sample_rate"], dict(config["files"])
+            if type(found[1]) is not int or not 0 < found[1] <= MAX_RATE:
+                raise ValueError(f"its sample_rate is {found[1]!r}")
         except FileNotFoundError:
             raise UserError(f"{path} is no export folder: no {CONFIG} in it") from None
         except (

@@ -148,6 +148,16 @@ CASES = {
         ),
         "declares 5.0 GiB; at most 4.0 can be",
     ),
+    "large text": (
+        lambda: raw_zip(
+            [*entries(), entry("results.json", size=2**27, packed_size=2**27)]
+        ),
+        "'results.json' has 134,217,728 bytes; at most 67,108,864 can be",
+    ),
+    "large scores": (
+        lambda: raw_zip([*entries(), entry(SCORES, size=2**30, packed_size=2**30)]),
+        "at most 536,870,912 can be",
+    ),
     "many": (
         lambda: raw_zip([entry(f"scores/{n}.npz") for n in range(1001)]),
         "has 1001 members; at most 1000",
@@ -187,6 +197,7 @@ CASES = {
     "no json": (lambda: table("{"), "manifest.json is no plain JSON"),
     "key twice": (lambda: table('{"name": 1, "name": 2}'), "a key stands twice"),
     "nan": (lambda: table('{"format": NaN}'), "NaN is no number of JSON"),
+    "inf": (lambda: table('{"format": 1e999}'), "1e999 is too large for a number"),
     "deep": (lambda: table("[" * 10**5), "manifest.json is nested too deeply"),
     "foreign": (lambda: table('{"format": "npm"}'), "format is not 'speechbrain-ext"),
     "future": (lambda: manifest(version=2), "version is 2, this program reads 1"),
@@ -242,6 +253,13 @@ CASES = {
         lambda: member(
             "model.safetensors",
             safetensors({"a": TENSOR["a"] | {"shape": [2**60]}}, bytes(8)),
+        ),
+        "tensor 'a' does not fit its shape",
+    ),
+    "long numbers": (
+        lambda: member(
+            "model.safetensors",
+            safetensors({"a": TENSOR["a"] | {"shape": [10**4000] * 900}}, bytes(8)),
         ),
         "tensor 'a' does not fit its shape",
     ),

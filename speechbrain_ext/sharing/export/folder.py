@@ -14,7 +14,13 @@ import torch
 
 from speechbrain_ext import __version__
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.files import atomic_folder, sha256_file, write_json, write_text
+from speechbrain_ext.files import (
+    atomic_folder,
+    read_json,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
 from speechbrain_ext.inference.folder import (
     CONFIG,
@@ -23,7 +29,6 @@ from speechbrain_ext.inference.folder import (
     MODEL,
     RECIPE,
     WEIGHTS,
-    is_export,
 )
 from speechbrain_ext.report.results import read_results
 from speechbrain_ext.sharing.card import render_card
@@ -177,12 +182,13 @@ def check_place(place: Path) -> None:
     """
     if place.exists() and not place.is_dir():
         raise UserError(f"export: --output {place} is a file; give a folder")
-    if place.is_dir() and any(place.iterdir()) and not is_export(place):
-        raise UserError(
-            f"export: --output {place} holds something else than an earlier export; it "
-            "is not written over\n  Next: give another folder, or remove it"
-        )
     try:
+        if place.is_dir() and (other := _other_than_export(place)):
+            raise UserError(
+                f"export: --output {place} holds something else than an earlier export "
+                f"({other}); it is not written over\n  Next: give another folder, or "
+                "remove it"
+            )
         parent = place.resolve().parent
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=f".{place.name}."):
@@ -192,6 +198,18 @@ def check_place(place: Path) -> None:
             f"export: --output {place} can't be written: {error.strerror or error}\n"
             "  Next: give a folder that you may write"
         ) from error
+
+
+def _other_than_export(place: Path) -> str | None:
+    """Name what would be lost if a folder were replaced; None if that is an export.
+
+    Models of other programs have a ``config.json``, too, and a clone of a repository
+    has its history.
+    """
+    names = sorted(path.name for path in place.iterdir())
+    ours = not names or read_json(place / CONFIG).get("format") == FORMAT
+    known = readme.FILE_NAMES if ours else ()
+    return next((name for name in names if name not in known), None)
 
 
 def _results_of(experiment: Path) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def test_an_experiment_without_its_result_is_its_recipe(shared, tmp_path):
             "utterances.json|can't be read",
         ),
         (lambda exp: (exp / "train_log.txt").write_text("a\x1b"), "could unpack it"),
-        (lambda exp: link(exp / "train_log.txt"), "is a link to a file outside"),
+        (lambda exp: link(exp / "speakers.json"), "is a link to a file outside"),
         (lambda exp: cut(exp / "scores" / "cosine_main.npz"), "scores"),
         (
             lambda exp: (exp / "results.json").write_text("[" * 10**5),

@@ -17,6 +17,7 @@ from speechbrain.lobes.models.ResNet import ResNet
 from speechbrain_ext.cli import cli, run
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
+from speechbrain_ext.inference.folder import FORMAT
 from speechbrain_ext.losses import AAMSoftmax
 from speechbrain_ext.models.speaker import SpeakerEncoder
 from speechbrain_ext.report.speaker.results import digest_of
@@ -445,11 +446,22 @@ def test_figures_of_other_weights_are_refused(exp, codecs, tmp_path, capsys):
 
 
 def test_another_folder_is_never_written_over(codecs, tmp_path, capsys):
-    (tmp_path / "mine.txt").write_text("dear")
-    code, _, err = exported(capsys, codecs["seanet"], "--output", tmp_path)
-    assert code == 2
-    assert "something else than an earlier export" in err
-    assert names(tmp_path) == {"mine.txt"}
+    mine, model, clone = (tmp_path / name for name in ("mine", "model", "clone"))
+    for folder, name, text in (
+        (mine, "mine.txt", "dear"),
+        (model, "config.json", '{"architectures": ["Wav2Vec2Model"]}'),
+        (model, "weights.bin", "dear"),
+        (clone, "config.json", json.dumps({"format": FORMAT})),
+        (clone, ".git/config", "the history"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for folder in (mine, model, clone):
+        before = names(folder)
+        code, _, err = exported(capsys, codecs["seanet"], "--output", folder)
+        assert code == 2
+        assert "something else than an earlier export" in err
+        assert names(folder) == before
 
 
 @pytest.mark.parametrize(

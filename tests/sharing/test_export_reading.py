@@ -14,6 +14,7 @@ from speechbrain_ext.data.audio import AudioError
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import sha256_file
 from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
+from speechbrain_ext.inference.folder import FORMAT
 from speechbrain_ext.inference.source import find_folder
 from speechbrain_ext.sharing.export import export, outputs, smoke
 from speechbrain_ext.sharing.export.hub import push
@@ -66,7 +67,21 @@ def test_a_damaged_file_is_named(copy, name, damage):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", "{}", '{"format": "other"}', "[" * 9999, "\xff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"format": "other"}',
+        "[" * 9999,
+        "\xff",
+        *(
+            f'{{"format": "{FORMAT}", "task": "codec", "files": {{}}, "sample_rate": {r}}}'
+            for r in ("Infinity", "-1", '"16000"', "1e9", "true")
+        ),
+    ],
 )
 def test_a_config_of_something_else_is_told(copy, text):
     (copy / "config.json").write_text(text, encoding="latin-1")

@@ -70,9 +70,8 @@ class Verified:
     def lines(self) -> list[str]:
         """Return what the command prints."""
         end = "verified" if self.ok else "NOT verified"
-        if self.ok and any(
-            c.name == CARD_CHECK and c.verdict == NOTE for c in self.checks
-        ):
+        known = {(check.name, check.verdict) for check in self.checks}
+        if self.ok and (CARD_CHECK, NOTE) in known:
             end = f"verified, but not {CARD}"
         return [*map(str, self.checks), f"{end}. {INTEGRITY}"]
 
@@ -243,7 +242,7 @@ def _figures(contents: Contents, results: Any) -> list[Check]:
 
 
 def _open_settings(contents: Contents) -> list[str]:
-    """Inputs that are more than where things are: they are part of the hash."""
+    """List inputs that are more than where things are: part of the hash."""
     from speechbrain_ext.config.flatten import VOLATILE
 
     return [key for key in contents.manifest["inputs"] if not VOLATILE.match(key)]

@@ -82,6 +82,13 @@ class Places:
         found = self.resolver.resolve(node) if node is not None else None
         return found.value if found is not None and found.kind == "scalar" else None
 
+    def value_of(self, key: str) -> Any:
+        """Return what a key at the top says; None if that is no scalar, or not known.
+
+        An input that is open says its own name in braces.
+        """
+        return self._value(self.tree.value.get(key))
+
     def uses(self) -> Iterator[Use]:
         """Yield every argument that is a place."""
         for _, node in walk(self.tree):

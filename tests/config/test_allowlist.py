@@ -445,6 +445,34 @@ def test_inspect_tells_what_loading_would_do_and_does_nothing(project):
     assert not (project.folder / "canary").exists()
 
 
+@pytest.mark.parametrize("mode", ["disabled", "offline", "online", "!ref <tag>"])
+def test_inspect_tells_what_the_tasks_keys_make_a_script_do(project, mode):
+    name = project.recipe(
+        f"""
+        task: speechbrain_ext.tasks.codec
+        tag: shared
+        output_folder: !PLACEHOLDER
+        save_folder: !ref <output_folder>/save
+        train_manifest: a.json
+        init_from: other/save
+        tensorboard: true
+        wandb: {mode}
+        """
+    )
+    found = inspect_recipe(name)
+    sent = [item.what for item in found.sends]
+    assert bool(sent) == (mode not in ("disabled", "offline"))
+    assert ("SENDS TO OTHER MACHINES" in "\n".join(found.lines())) == bool(sent)
+    written = {item.what for item in found.writes}
+    folder = "{output_folder}"
+    assert {folder, f"{folder}/save", f"{folder}/tensorboard"} <= written
+    assert (f"{folder}/wandb" in written) == (mode != "disabled")
+    assert {"a.json", "other/save"} <= {item.what for item in found.reads}
+    assert found.as_dict()["sends"] == [
+        {"what": sent[0], "why": "key wandb", "file": name, "line": 8} for _ in sent
+    ]
+
+
 def test_inspect_command_exits_2_where_something_is_refused(project, capsys):
     good = project.recipe("a: !new:torch.nn.Linear [1, 2]")
     assert run(cli, ["inspect", good, "--json"], "speechbrain-ext") == 0

@@ -150,6 +150,7 @@ def test_the_commands_take_the_folder_for_the_experiment(exp, folder, tmp_path, 
     answers = []
     for source in (exp, folder):
         given = ["compare", *files, "--experiment", str(source), "--json"]
+        given += ["--allow", "torch.nn.Linear,torch.nn.ReLU"]
         assert run(cli, given, "speechbrain-ext") == 0
         answers.append(json.loads(capsys.readouterr().out))
     assert answers[0] == answers[1]
@@ -157,10 +158,15 @@ def test_the_commands_take_the_folder_for_the_experiment(exp, folder, tmp_path, 
     for source in (exp, folder):
         output = tmp_path / f"{source.name}.npz"
         given = ["embed", *files, "--experiment", str(source), "--output", str(output)]
+        given += ["--allow", "torch.nn.Linear"]
         assert run(cli, given, "speechbrain-ext") == 0
         with np.load(output) as found:
             vectors.append(found["vectors"])
     assert np.array_equal(*vectors)
+    for given in (["compare", *files], ["embed", *files, "--output", str(output)]):
+        given += ["--experiment", str(folder), "--revision", "v1"]
+        assert run(cli, given, "speechbrain-ext") == 2
+        assert "is a folder here, so it has no revision" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_in_this_process")
@@ -349,6 +355,31 @@ def test_a_place_that_can_not_be_written_is_a_message(place):
     with pytest.raises(UserError, match=f"--output {place} can't be written") as caught:
         check_place(Path(place))
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/dev/null/x"])
+def test_an_onnx_file_that_can_not_be_written_is_a_message(exp, place, capsys):
+    code, _, err = exported(capsys, exp, "--format", "onnx", "--output", place)
+    assert code == 2
+    assert f"--output {place} can't be written" in err
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_the_licence_of_the_weights_is_that_which_is_given(codecs, tmp_path, capsys):
+    exp = codecs["seanet"]
+    code, out, _ = exported(capsys, exp, "--output", tmp_path / "x")
+    assert code == 0
+    assert "--license ID" in out
+    given = ["--output", tmp_path / "x", "--license", "Apache-2.0"]
+    code, out, _ = exported(capsys, exp, *given)
+    assert code == 0
+    assert "--license ID" not in out
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert "\nlicense: apache-2.0\n" in card
+    assert "The weights are shared under `apache-2.0`" in card
+    code, _, err = exported(capsys, exp, "--license", "my own: terms")
+    assert code == 2
+    assert "'my own: terms' is no identifier of a licence" in err
 
 
 @pytest.mark.usefixtures("_in_this_process")

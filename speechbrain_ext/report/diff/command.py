@@ -90,9 +90,9 @@ def _wrapped(text: str, width: int) -> list[str]:
 def diff(a: str, b: str, as_json: bool) -> int:
     """Show what differs between two experiments: settings, figures, data, code.
 
-    Recipes (.yaml) and results (.json) can be given too; what only one of two has is
-    not compared. Where things are put, and times, are no difference. Exit code 0: no
-    difference, 1: some, 2: there is nothing to compare.
+    Recipes (.yaml), bundles (.zip) and results (.json) can be given too; what only one
+    of two has is not compared. Where things are put, and times, are no difference. Exit
+    code 0: no difference, 1: some, 2: there is nothing to compare.
     """
     sides = open_side(a), open_side(b)
     sections = compare(*sides)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from speechbrain_ext.config.command_line import names_of
+
 #: Dashes and underscores are the same, as in run.sh.
 SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -15,10 +17,6 @@ ALLOW = click.option(
     metavar="NAME",
     help="A name that the recipe may use beyond the list; repeatable.",
 )
-
-
-def _names(allow: tuple[str, ...]) -> list[str]:
-    return [name for text in allow for name in text.split(",") if name]
 
 
 @click.command(context_settings=SETTINGS | {"ignore_unknown_options": True})
@@ -63,7 +61,7 @@ def pack(source, settings, output, no_result, with_code, keep, preset, allow):
             with_code=with_code,
             overrides=settings,
             presets=preset,
-            allow=_names(allow),
+            allow=names_of(allow),
             keep=keep,
         )
     click.echo(f"pack: {done.path} ({done.path.stat().st_size:,} bytes)")
@@ -99,10 +97,12 @@ def unpack(bundle, folder, trust_code, below, allow):
     if below is not None:
         if folder is not None:
             raise click.UsageError("give FOLDER or --below DIR, not both")
-        found = unpack_below(bundle, below, trust_code=trust_code, allow=_names(allow))
+        found = unpack_below(
+            bundle, below, trust_code=trust_code, allow=names_of(allow)
+        )
         click.echo(found)
         return
-    found = unpack_bundle(bundle, folder, trust_code=trust_code, allow=_names(allow))
+    found = unpack_bundle(bundle, folder, trust_code=trust_code, allow=names_of(allow))
     click.echo(f"unpack: {found}")
 
 
@@ -133,7 +133,7 @@ def verify(bundle, expect_digest, data, allow):
             bundle,
             expect_digest=expect_digest,
             data=data,
-            allow=_names(allow),
+            allow=names_of(allow),
             on_check=lambda name: progress.update(task, description=f"verify {name}"),
         )
     for line in found.lines():
@@ -180,5 +180,5 @@ def inspect(words):
 def _inspect_bundle(bundle, allow):
     from speechbrain_ext.sharing.bundle.inspection import describe_bundle
 
-    for line in describe_bundle(bundle, allow=_names(allow)):
+    for line in describe_bundle(bundle, allow=names_of(allow)):
         click.echo(line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +36,9 @@ from speechbrain_ext.sharing.export import readme, smoke
 from speechbrain_ext.sharing.export.cut import cut
 from speechbrain_ext.sharing.export.outputs import compute
 from speechbrain_ext.sharing.export.stock import NotStockError, write_stock
+from speechbrain_ext.sharing.front_matter import hub_licence
 from speechbrain_ext.sharing.onnx import export_onnx
+from speechbrain_ext.sharing.place import check_writable
 from speechbrain_ext.sharing.weights import write_weights
 from speechbrain_ext.tasks.codec.weights import load_codec
 from speechbrain_ext.tasks.experiment import versions
@@ -93,6 +94,7 @@ def export(
     stock: bool = False,
     onnx: str | None = None,
     allow: Sequence[str] = (),
+    weights_licence: str | None = None,
     log: Callable[[str], None] = print,
 ) -> Path:
     """Write an inference folder; it is tried out in a process of its own before.
@@ -117,6 +119,8 @@ def export(
     allow : sequence of str
         Names that the model's recipe builds beyond the list of `load_recipe`; whoever
         opens the folder has to allow them, too.
+    weights_licence : str or None
+        Of what is shared, as the Hub names it; None: the card has that of the data.
     log : Callable
         Gets one line of text at a time.
 
@@ -135,6 +139,8 @@ def export(
     """
     experiment = Path(experiment)
     place = Path(output or experiment / "export")
+    if weights_licence is not None:
+        weights_licence = hub_licence(weights_licence)
     check_place(place)
     if hub is not None:
         hub_of.check_target(hub)
@@ -150,7 +156,11 @@ def export(
         job.config["files"] = {path.name: sha256_file(path) for path in files}
         write_json(draft / CONFIG, job.config)
         card = render_card(
-            results, name=name, files=readme.describe_files(draft), usage=usage
+            results,
+            name=name,
+            files=readme.describe_files(draft),
+            usage=usage,
+            weights_licence=weights_licence,
         )
         write_text(draft / "README.md", card)
         smoke.check_texts(draft, experiment)
@@ -167,6 +177,11 @@ def export(
         f"  in a new process{told} its outputs differ from the experiment's by at most "
         f"{worst:.1e}"
     )
+    if weights_licence is None:
+        log(
+            "  the card names the licence of the data; if the weights have another: "
+            "--license ID"
+        )
     if hub is not None:
         hub_of.push(place, hub, public=public, log=log)
     return place
@@ -182,22 +197,13 @@ def check_place(place: Path) -> None:
     """
     if place.exists() and not place.is_dir():
         raise UserError(f"export: --output {place} is a file; give a folder")
-    try:
-        if place.is_dir() and (other := _other_than_export(place)):
-            raise UserError(
-                f"export: --output {place} holds something else than an earlier export "
-                f"({other}); it is not written over\n  Next: give another folder, or "
-                "remove it"
-            )
-        parent = place.resolve().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{place.name}."):
-            pass
-    except OSError as error:
+    check_writable(place)
+    if place.is_dir() and (other := _other_than_export(place)):
         raise UserError(
-            f"export: --output {place} can't be written: {error.strerror or error}\n"
-            "  Next: give a folder that you may write"
-        ) from error
+            f"export: --output {place} holds something else than an earlier export "
+            f"({other}); it is not written over\n  Next: give another folder, or "
+            "remove it"
+        )
 
 
 def _other_than_export(place: Path) -> str | None:

@@ -221,7 +221,7 @@ def test_what_cannot_be_compared_is_a_message(name, said, experiment, capsys):
     folder = experiment.parent
     (folder / "empty").mkdir()
     for file, text in (("notes.txt", ""), ("broken.json", "{"), ("list.json", "[]"),
-                       ("broken.zip", "PK"),                       ("bad.yaml", "a: 1\na: 2\n")):  # fmt: skip
+                       ("broken.zip", "PK"), ("bad.yaml", "a: 1\na: 2\n")):  # fmt: skip
         (folder / file).write_text(text)
     argv = [str(experiment), str(folder / name)]
     assert exits_cleanly(lambda: run(diff, argv, "diff"))() == 2

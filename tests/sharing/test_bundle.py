@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 
@@ -10,6 +11,7 @@ import pytest
 from speechbrain_ext.cli import cli, run
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import write_text
 from speechbrain_ext.report.speaker.results import digest_of
 from speechbrain_ext.sharing.bundle import pack, unpack, verify
 from speechbrain_ext.sharing.bundle.manifest import describe_files, manifest_bytes
@@ -174,6 +176,30 @@ def test_what_is_broken_is_not_packed(shared, tmp_path, prepare, message):
     with pytest.raises(UserError, match=message):
         pack(exp, tmp_path / "out.zip")
     assert not list(tmp_path.glob("*.zip"))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("/proc/x.zip", "/proc/x.zip can't be written"),
+        (".", "is a folder or device; name a file"),
+        ("pipe", "is a folder or device; name a file"),
+        ("file/x.zip", "can't be written"),
+    ],
+)
+def test_an_output_that_can_not_be_written_is_a_message(
+    tmp_path, monkeypatch, output, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=message):
+        pack("recipe.yaml", output)
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(OSError, match="is a folder or device"):
+        write_text(tmp_path / "pipe", "a pipe stays one, as /dev/null has to")
 
 
 def link(path):

@@ -106,11 +106,13 @@ def pack(
         this machine; nothing is written.
     """
     source = Path(source)
+    name = _name(source)
+    path = Path(output or f"{name}.zip")
+    _check_output(path)
     if source.is_dir():
         members, facts = _experiment(source, result, tuple(allow), (overrides, presets))
     else:
         members, facts = _recipe(source, overrides, presets, tuple(allow))
-    name = _name(source)
     if MODEL in members:
         from speechbrain_ext.sharing.bundle import card
 
@@ -145,9 +147,37 @@ def pack(
     members[MANIFEST] = manifest
     refuse_private(members, keep=keep)
     _refuse_unreadable(members)
-    path = Path(output or f"{name}.zip")
-    write_archive(path, members)
+    try:
+        write_archive(path, members)
+    except OSError as error:  # the disk may be full by now
+        raise _not_written(path, error) from error
     return Packed(path, digest_of(manifest), notes)
+
+
+def _check_output(path: Path) -> None:
+    """Find out before the work whether the file can be written."""
+    if path.exists() and not path.is_file():
+        raise UserError(
+            f"pack: --output {path} is a folder or device; name a file: "
+            f"--output {path / 'NAME.zip'}"
+        )
+    try:
+        parent = path.resolve().parent
+        made = [p for p in (parent, *parent.parents) if not p.exists()]
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+        for folder in made:  # made again once there is something to put into it
+            folder.rmdir()
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"pack: {path} can't be written: {error.strerror or error}\n  Next: name a "
+        "file where you may write: --output FILE.zip"
+    )
 
 
 def _name(source: Path) -> str:

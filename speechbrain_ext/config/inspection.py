@@ -95,7 +95,7 @@ class Inspection:
             ("wrong besides", self.faults),
         ):
             lines += _block(title, [f"{self._at(f)}{f.message}" for f in faults])
-        if not self.refused:
+        if self.reads and not self.refused:  # else nothing was looked at
             lines.append("nothing is refused; this is no sandbox: read what it names")
         return lines
 

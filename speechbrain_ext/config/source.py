@@ -62,6 +62,10 @@ def read_source(path: Path, name: str, faults: Faults) -> Node | None:
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        for inside in ("hyperparams.yaml", "recipe.yaml"):
+            if (path / inside).is_file():
+                reason = f"a folder; its recipe is {path / inside}"
+                break
         faults.add(whole, f"cannot be read: {reason}")
         return None
     return parse(text, name, faults)

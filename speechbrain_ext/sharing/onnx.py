@@ -18,6 +18,7 @@ from torch import nn
 
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import atomic_path, sha256_file, write_json
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.sharing.fbank_graph import FbankGraph, describe_features
 from speechbrain_ext.sharing.place import check_writable
 from speechbrain_ext.tasks.speaker.weights import load_encoder
@@ -49,6 +50,7 @@ class Exported(NamedTuple):
     max_abs_difference: float
 
 
+@tells_own_commands
 def export_onnx(
     experiment: str | os.PathLike,
     output: str | os.PathLike | None = None,

@@ -473,6 +473,13 @@ def test_inspect_tells_what_the_tasks_keys_make_a_script_do(project, mode):
     ]
 
 
+def test_inspect_of_an_experiment_names_its_recipe(project):
+    project.write("exp/a/hyperparams.yaml", "seed: 1\n")
+    text = "\n".join(inspect_recipe("exp/a").lines())
+    assert "a folder; its recipe is exp/a/hyperparams.yaml" in text
+    assert "nothing is refused" not in text
+
+
 def test_inspect_command_exits_2_where_something_is_refused(project, capsys):
     good = project.recipe("a: !new:torch.nn.Linear [1, 2]")
     assert run(cli, ["inspect", good, "--json"], "speechbrain-ext") == 0

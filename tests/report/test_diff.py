@@ -171,6 +171,13 @@ def test_bundles_are_compared_as_experiments_are(tmp_path):
     assert rows(configuration) == {"learning_rate": ("0.001", "0.002")}
 
 
+def test_what_a_stranger_wrote_does_not_steer_the_terminal(experiment, other):
+    edit(other / "env.json", lambda env: env.update(processor="\x1b[2JCPU"))
+    _, text = called(experiment, other)
+    assert "\x1b" not in text
+    assert "\\x1b[2JCPU" in text
+
+
 def test_results_alone_can_be_compared():
     beside = RESULTS.with_name("debian_split2_seed1234.json")
     code, text = called(RESULTS, beside)

@@ -311,6 +311,16 @@ def test_it_is_refused_by_name_and_leaves_nothing(case, tmp_path, monkeypatch):
     assert not os.path.exists("/canary")
 
 
+def test_what_is_no_file_is_told_at_once(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.zip")
+    for command in ("verify", "unpack", "inspect", "diff"):
+        for name in ("pipe.zip", "nothing.zip", "."):
+            path = str(tmp_path / name) if name != "." else str(tmp_path)
+            words = [command, path, *([path] if command == "diff" else [])]
+            assert run(cli, words, "speechbrain-ext") == 2, words
+            assert capsys.readouterr().err or command == "inspect"
+
+
 def test_there_are_many_and_each_has_a_message_of_its_own():
     assert len(CASES) > 60
     assert len({message for _, message in CASES.values()}) > 55

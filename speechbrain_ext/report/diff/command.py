@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 import click
 
+from speechbrain_ext.errors import without_controls
 from speechbrain_ext.report.diff.comparison import Row, Section, compare
 from speechbrain_ext.report.diff.sides import Side, open_side
 
@@ -106,5 +107,5 @@ def diff(a: str, b: str, as_json: bool) -> int:
         }
         click.echo(json.dumps(said, indent=1, ensure_ascii=False))
     else:
-        click.echo(render_diff(*sides, sections))
+        click.echo(without_controls(render_diff(*sides, sections)))
     return int(different)

@@ -108,6 +108,9 @@ class Archive:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_file():
+            # A pipe would keep us waiting, a device never end.
+            raise BundleError(f"bundle {printable(self.path)}: is a folder or device")
         try:
             self._file = open(self.path, "rb")  # noqa: SIM115  (closed by `close`)
         except OSError as error:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from speechbrain_ext.config.command_line import names_of
+from speechbrain_ext.errors import UserError
 
 #: Dashes and underscores are the same, as in run.sh.
 SETTINGS = {
@@ -126,6 +129,9 @@ def verify(bundle, expect_digest, data, allow):
     """
     from speechbrain_ext.data.progress import progress_bar
     from speechbrain_ext.sharing.bundle.verification import verify as verify_bundle
+
+    if not Path(bundle).is_file():  # nothing was compared, so nothing failed
+        raise UserError(f"verify: {bundle}: no such file")
 
     with progress_bar() as progress:
         task = progress.add_task("verify", total=None)

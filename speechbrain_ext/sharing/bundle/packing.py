@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import speechbrain_ext
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.sharing.bundle.archive import write_archive
 from speechbrain_ext.sharing.bundle.contents import check_file
 from speechbrain_ext.sharing.bundle.errors import BundleError, printable
@@ -64,6 +65,7 @@ class Packed(NamedTuple):
     notes: list[str]
 
 
+@tells_own_commands
 def pack(
     source: str | os.PathLike,
     output: str | os.PathLike | None = None,

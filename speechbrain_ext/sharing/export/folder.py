@@ -29,6 +29,7 @@ from speechbrain_ext.inference.folder import (
     RECIPE,
     WEIGHTS,
 )
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.report.results import read_results
 from speechbrain_ext.sharing.card import render_card
 from speechbrain_ext.sharing.export import hub as hub_of
@@ -85,6 +86,7 @@ class _Job:
     words: list[str] = field(default_factory=list)
 
 
+@tells_own_commands
 def export(
     experiment: str | os.PathLike,
     output: str | os.PathLike | None = None,

@@ -296,6 +296,7 @@ def main_of(results, system=1):
         ),
         (lambda r: r["conditions"].update(bootstrap_draws=10**9), "bootstrap_draws is"),
         (lambda r: r["systems"].pop(2), "a file of scores too many"),
+        (lambda r: r["errors"].update(system="none", utterances=[]), "was not scored"),
     ],
 )
 def test_an_edit_is_found_even_if_all_digests_are_made_anew(

@@ -32,6 +32,11 @@ MAX_RATE = 1_000_000  # Hz
 #: Key of `RECIPE` under which the model stands.
 MODEL = "model"
 
+#: What is asked of a model of each task, whatever its class is.
+_PARTS = {
+    "codec": ("sample_rate", "bitrates", "encode", "decode", "quantizer"),
+    "speaker": ("sample_rate", "features"),
+}
 _OPENS = {"codec": "SpeechCodec", "speaker": "SpeakerVerifier"}
 
 
@@ -78,6 +83,8 @@ class ExportFolder:
             if config["format"] != FORMAT:
                 raise ValueError(f"its format is {config['format']!r}, not {FORMAT!r}")
             found = config["task"], config["sample_rate"], dict(config["files"])
+            if not isinstance(found[0], str):
+                raise ValueError(f"its task is {found[0]!r}")
             if type(found[1]) is not int or not 0 < found[1] <= MAX_RATE:
                 raise ValueError(f"its sample_rate is {found[1]!r}")
         except FileNotFoundError:
@@ -145,6 +152,15 @@ class ExportFolder:
             raise UserError(
                 f"{self.path / RECIPE}: '{MODEL}' is no model but "
                 f"{type(model).__name__}; export it again: speechbrain-ext export EXP"
+            )
+        lacking = [
+            part for part in _PARTS[self.config["task"]] if not hasattr(model, part)
+        ]
+        if lacking:
+            raise UserError(
+                f"{self.path / RECIPE}: {type(model).__name__} has no "
+                f"{', '.join(lacking)}, which a {self.config['task']} model has; export "
+                "it again: speechbrain-ext export EXP"
             )
         tensors = read_weights(self.file(WEIGHTS))
         try:

@@ -133,6 +133,22 @@ def test_scores_and_decisions_are_the_experiments_at_any_rate(exp, folder, tmp_p
         assert ours.decision.label == theirs.decision.label
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("settings", {"wccn": "x", "as_norm": 10}), ("num_targets", None)],
+)
+def test_a_decision_that_was_changed_is_a_message(folder, tmp_path, where, value):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    chosen = config["decision"]["systems"]["chosen"]
+    holder = chosen if where in chosen else chosen["lists"]["main"]
+    assert where in holder
+    holder[where] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="does not say how to score"):
+        SpeakerVerifier.from_hparams(copy, device="cpu").threshold()
+
+
 def test_no_utterance_and_no_speaker_of_the_trials_is_in_it(exp, folder):
     ids = json.loads((exp / "embeddings" / "test.speakers.json").read_text())
     whole = b"".join(path.read_bytes() for path in folder.iterdir())

@@ -95,6 +95,15 @@ def test_a_model_of_the_other_task_names_its_class(folder):
         SpeakerVerifier.from_hparams(folder, device="cpu")
 
 
+def test_a_model_of_another_kind_is_told(copy):
+    (copy / "model.yaml").write_text("model: !new:torch.nn.Linear [3, 4]\n")
+    config = json.loads((copy / "config.json").read_text())
+    config["files"]["model.yaml"] = sha256_file(copy / "model.yaml")
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="Linear has no sample_rate, bitrates"):
+        SpeechCodec.from_hparams(copy, device="cpu")
+
+
 def test_weights_of_another_model_are_told(copy):
     text = (copy / "model.yaml").read_text().replace("width: 16", "width: 8")
     (copy / "model.yaml").write_text(text)

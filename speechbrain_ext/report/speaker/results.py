@@ -146,10 +146,8 @@ def _recomputed(results: dict[str, Any], folder: Path) -> Iterator[str]:
     nan = results["nan_trials"]["policy"]
     known = json.loads((folder / "scores" / "utterances.json").read_text("utf-8"))
     told = results["errors"].get("system"), results["errors"].get("list")
-    scored = {
-        (one["name"], name) for one in results["systems"] for name in one["lists"]
-    }
-    if told not in scored:
+    pairs = {(one["name"], name) for one in results["systems"] for name in one["lists"]}
+    if told not in pairs:
         yield f"errors: are of {told[0]} on {told[1]}, which was not scored"
     for index, system in enumerate(results["systems"]):
         for trials, found in system["lists"].items():

@@ -236,6 +236,11 @@ def _code_in(folder: str) -> str | None:
     return None
 
 
+def writes(target: str) -> bool:
+    """Whether what a name leads to makes files where its arguments say."""
+    return any(place.role in ("write", "store") for place in _places_of(target))
+
+
 def _places_of(target: str):
     places = read_places()
     home = listed("!name").get(target, target)

@@ -153,14 +153,16 @@ class ExportFolder:
                 f"{self.path / RECIPE}: '{MODEL}' is no model but "
                 f"{type(model).__name__}; export it again: speechbrain-ext export EXP"
             )
-        lacking = [
-            part for part in _PARTS[self.config["task"]] if not hasattr(model, part)
-        ]
-        if lacking:
+        task, rate = self.config["task"], self.config["sample_rate"]
+        fault = ", ".join(part for part in _PARTS[task] if not hasattr(model, part))
+        if fault:
+            fault = f"has no {fault}, as a {task} model has"
+        elif model.sample_rate != rate:
+            fault = f"is for {model.sample_rate} Hz, {CONFIG} says {rate}"
+        if fault:
             raise UserError(
-                f"{self.path / RECIPE}: {type(model).__name__} has no "
-                f"{', '.join(lacking)}, which a {self.config['task']} model has; export "
-                "it again: speechbrain-ext export EXP"
+                f"{self.path / RECIPE}: {type(model).__name__} {fault}; export it "
+                "again: speechbrain-ext export EXP"
             )
         tensors = read_weights(self.file(WEIGHTS))
         try:

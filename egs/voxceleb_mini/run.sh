@@ -30,7 +30,7 @@ option inner_split count:N "" "for tuning: without the test speakers of the spli
 option num_speakers int:N "" "voxceleb1: train speakers drawn, 0 is all; espeak: voices"
 option subset_seed int:N "" "voxceleb1: draws its train speakers"
 option max_files_per_speaker int:N "" "debian, voxceleb1: files drawn of each speaker; 0 is all"
-option chunk_seconds number:S "" "shorter train utterances are also joined to such pieces; 0: not (default: 3)"
+option chunk_seconds number:S "" "join shorter train utterances to such pieces, too (default: 0, not)"
 option max_rejected part:PART 0.2 "stop if a larger part of the files is unusable"
 option vad "choice:silero|none" "" "what cuts silence off (default: silero; voxceleb1: none)"
 option noise_folder path:DIR "" "noises to train with, such as MUSAN (needs --noise_prob)"

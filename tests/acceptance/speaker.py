@@ -22,19 +22,30 @@ SPLIT_SEEDS, TRAIN_SEEDS = (1, 2, 3), (1234, 4321)
 #: Runs at a time; each trains on one thread.
 AT_ONCE = min(2, os.cpu_count() or 1)
 
-#: What is changed -> its options, and what to know about it. The chunks are in the
-#: data, so without them another data folder is made of the same recordings.
+#: Further kinds of training data are made beside these, of the same recordings.
+CHUNKS = "data/debian_chunks"
+
+#: What is changed -> its options, and what to know about it.
 CHANGES: dict[str, tuple[list[str], str]] = {
     "as it is": ([], ""),
-    "utterances only, no chunks of short ones": (
+    "twice the steps": (["--number_of_epochs=8"], ""),
+    "half the steps": (["--number_of_epochs=2", "--average_checkpoints=2"], ""),
+    "short utterances also joined to chunks": (
         [
-            "--chunk_seconds=0",
+            "--chunk_seconds=3",
             "--data_folder=data/debian/raw/root",
-            "--datadir=data/debian_single",
+            f"--datadir={CHUNKS}",
         ],
-        "--chunk_seconds=0",
+        "",
     ),
-    "half the steps": (["--number_of_epochs=4"], ""),
+    "no slower and faster classes": (["--speeds=[1.0]"], ""),
+    "the best epoch, no mean of the last three": (["--average_checkpoints=0"], ""),
+    "noise, rooms and microphones": (
+        ["--noise_prob=0.5", "--reverb_prob=0.5", "--eq_prob=0.5"],
+        "generated ones",
+    ),
+    "speakers as often as they speak, not equally": (["--balance=0.0"], ""),
+    "smaller scale and margin": (["--preset=low_scale"], ""),
 }
 
 

@@ -97,7 +97,7 @@ def test_the_folder_is_as_drawn_and_every_file_whole(crowd, prepared):
     }
     assert {path.name for path in split.iterdir()} == {
         *(f"{name}.json" for name in (*MANIFESTS, "parts", "split")),
-        *("segments", "chunks", "trials"),
+        *("segments", "trials"),
     }
     assert len(verify_manifest(folder / "utterances.json")) == len(crowd)
     for name in MANIFESTS:

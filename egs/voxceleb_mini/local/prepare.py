@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument(
         "--chunk_seconds",
         type=float,
-        default=3.0,
-        help="shorter train utterances are also joined to such pieces; 0: not",
+        default=0.0,
+        help="join shorter train utterances to such pieces, beside them; 0: not",
     )
     parser.add_argument(
         "--max_rejected", type=float, default=0.2, help="part of all, in [0, 1]"

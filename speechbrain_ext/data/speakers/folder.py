@@ -63,7 +63,7 @@ class SplitSettings:
         At most so many of each test speaker.
     chunk_seconds : float
         Shorter utterances of train are joined to chunks of at least this length, which
-        stand beside them; 0 makes none.
+        stand beside them; 0 makes none. It brought nothing on 66 real speakers.
     valid_part : float
         Part of each train speaker's utterances that is held out.
     max_trials : int
@@ -75,7 +75,7 @@ class SplitSettings:
     cohort_per_speaker: int = 20
     short_seconds: float = 0.5
     short_per_speaker: int = 12
-    chunk_seconds: float = 3.0
+    chunk_seconds: float = 0.0
     valid_part: float = 0.05
     max_trials: int = 2_000_000
 

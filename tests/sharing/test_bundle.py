@@ -160,6 +160,10 @@ def test_an_experiment_without_its_result_is_its_recipe(shared, tmp_path):
             lambda exp: (exp / "scores" / "utterances.json").write_text("{}"),
             "utterances.json|can't be read",
         ),
+        (
+            lambda exp: (exp / "scores" / "utterances.json").write_text("[" * 10**5),
+            "scores: can't be read",
+        ),
         (lambda exp: (exp / "train_log.txt").write_text("a\x1b"), "could unpack it"),
         (lambda exp: link(exp / "speakers.json"), "is a link to a file outside"),
         (lambda exp: cut(exp / "scores" / "cosine_main.npz"), "scores"),

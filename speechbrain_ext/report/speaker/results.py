@@ -97,7 +97,9 @@ def speaker_problems(results: dict[str, Any], folder: Path) -> list[str]:
     if (folder / "scores").is_dir():
         try:
             problems += _recomputed(results, folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+        ) as error:  # fmt: skip
             problems.append(f"scores: can't be read: {error}")
     if not problems and results["digest"] != digest_of(results):
         problems.append("digest: does not fit the figures; one of them was edited")

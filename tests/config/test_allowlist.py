@@ -473,6 +473,15 @@ def test_inspect_tells_what_the_tasks_keys_make_a_script_do(project, mode):
     ]
 
 
+def test_a_planted_file_of_permissions_allows_nothing_and_ends_nothing(project):
+    project.write("exp/a/hyperparams.yaml", "a: !apply:os.system [touch canary]\n")
+    for text in ("[" * 10**5, "[]", '{"allow": ["os.system"], "code": "\u00e9"}'):
+        project.write("exp/a/allow.json", text)
+        assert remembered(Path("exp/a/hyperparams.yaml")) == ()
+        with pytest.raises(ConfigError, match="refused, it runs commands"):
+            load_recipe("exp/a/hyperparams.yaml")
+
+
 def test_inspect_of_an_experiment_names_its_recipe(project):
     project.write("exp/a/hyperparams.yaml", "seed: 1\n")
     text = "\n".join(inspect_recipe("exp/a").lines())

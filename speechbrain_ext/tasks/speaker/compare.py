@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from speechbrain_ext.tasks.speaker.model_options import ALLOW, REVISION
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("one", type=click.Path())
@@ -17,13 +19,8 @@ import click
     type=click.Path(),
     help="A scored one; or its export; or USER/REPO of the Hugging Face Hub.",
 )
-@click.option("--revision", metavar="NAME", help="Of the Hub: a branch, tag or commit.")
-@click.option(
-    "--allow",
-    multiple=True,
-    metavar="NAME",
-    help="A name that an export is built from, beyond the list; more with commas.",
-)
+@REVISION
+@ALLOW
 @click.option(
     "--far",
     type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from speechbrain_ext.errors import UserError, WorkError
+from speechbrain_ext.tasks.speaker.model_options import ALLOW, REVISION
 
 _MAX_TOLD = 20
 
@@ -22,13 +23,8 @@ _MAX_TOLD = 20
     type=click.Path(),
     help="A trained one; or its export; or USER/REPO of the Hugging Face Hub.",
 )
-@click.option("--revision", metavar="NAME", help="Of the Hub: a branch, tag or commit.")
-@click.option(
-    "--allow",
-    multiple=True,
-    metavar="NAME",
-    help="A name that an export is built from, beyond the list; more with commas.",
-)
+@REVISION
+@ALLOW
 @click.option("--output", required=True, type=click.Path(), help="X.npz")
 @click.option("--device", help="Default: a GPU if there is one.")
 @click.option(

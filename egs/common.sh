@@ -284,13 +284,32 @@ yaml_names() { # the YAML files of a folder and of its folders, by name
 }
 
 # A bundle is unpacked once to exp/.bundles/NAME-DIGEST, checked each time; its recipe
-# is then used as any other. Nothing of it runs but with --trust_code.
+# is then used as any other. Nothing of it runs but with --trust_code. A dry run, which
+# writes nothing, looks at it elsewhere; `go` tells of it as if it were there.
+bundles=exp/.bundles
+shadow=""
 unpack_bundle() { # FILE -> bundle
-  local words=("$1" "--below=exp/.bundles")
+  local words=("$1")
   if is_given trust_code; then words+=("--trust_code=${opt[trust_code]}"); fi
   words+=("${allow[@]+"${allow[@]/#/--allow=}"}")
-  bundle=$(PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} "$python" -m speechbrain_ext unpack "${words[@]}") ||
-    exit $?
+  if [[ ${opt[dry_run]-} == true ]]; then
+    shadow=$(mktemp -d)
+    trap 'rm -rf -- "$shadow"' EXIT
+    bundle=$(unpacked_below "$shadow/bundles" "${words[@]}") || exit $?
+    if [[ ! -d $bundles/${bundle##*/} ]]; then return 0; fi
+    rm -rf -- "$shadow"
+    shadow=""
+  fi
+  bundle=$(unpacked_below "$bundles" "${words[@]}") || exit $?
+}
+
+unpacked_below() { # DIR WORD...: prints the folder in it
+  PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} "$python" -m speechbrain_ext unpack "--below=$1" "${@:2}"
+}
+
+as_if_there() { # FILE: print it, the bundle being where it would be
+  local line
+  while IFS= read -r line; do printf '%s\n' "${line//"$shadow/bundles"/$bundles}"; done <"$1"
 }
 
 # from_bundle EXPDIR: an experiment that was unpacked has its recipe in it, and until it
@@ -320,21 +339,25 @@ bundle_of() { # EXPDIR: the file that stage pack makes
 }
 
 script() { # recipes/TASK/NAME.py: the installed one, or a bundle's that is trusted
-  if [[ -n $bundle && -f $bundle/code/$1 ]]; then
+  if [[ $trusted == true && -f $bundle/code/$1 ]]; then
     printf '%s' "$bundle/code/$1"
   else
     printf '%s' "$root/$1"
   fi
 }
 
-find_recipe() { # --recipe -> recipe_yaml, recipe_name, bundle
+find_recipe() { # --recipe -> recipe_yaml, recipe_name, bundle, trusted
   local wish=${opt[recipe]} known
-  bundle=""
+  bundle="" trusted=false
   if [[ $wish == *.zip ]]; then
     unpack_bundle "$wish"
+    if is_given trust_code; then trusted=true; fi
     wish=$bundle/recipe.yaml opt[recipe]=$bundle/recipe.yaml # remembered without the zip
-  elif [[ $wish == exp/.bundles/*/recipe.yaml ]]; then
+  elif [[ $wish =~ ^exp/\.bundles/[^/]+/recipe\.yaml$ ]]; then
+    # Remembered. A folder of another form is no bundle: what an experiment from
+    # somebody else remembers must not choose the scripts that run.
     bundle=${wish%/recipe.yaml}
+    if [[ $bundle == *-trusted ]]; then trusted=true; fi
   fi
   case $wish in
     *.yaml | *.yml) recipe_yaml=$wish ;;
@@ -448,5 +471,13 @@ go() {
     "stage_${stage_names[i]}"
   done
   export PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH}
+  if [[ -n $shadow ]]; then
+    local status=0
+    "$python" -m speechbrain_ext.stages run "${whole[@]+"${whole[@]}"}" "${plan[@]}" \
+      >"$shadow/out" 2>"$shadow/err" || status=$?
+    as_if_there "$shadow/out"
+    as_if_there "$shadow/err" >&2
+    exit "$status"
+  fi
   exec "$python" -m speechbrain_ext.stages run "${whole[@]+"${whole[@]}"}" "${plan[@]}"
 }

@@ -27,6 +27,20 @@ class WorkError(UserError):
     exit_code = 1
 
 
+def without_controls(text: str) -> str:
+    r"""Show characters that steer a terminal by their codes; lines and tabs stay.
+
+    Example
+    -------
+    >>> without_controls("a\x1b[2Jb\n")
+    'a\\x1b[2Jb\n'
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 def exits_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn the exceptions a user can cause into messages and exit codes.
 
@@ -56,7 +70,7 @@ def exits_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(*args, **kwargs) or 0
         except UserError as error:
-            print(error, file=sys.stderr)
+            print(without_controls(str(error)), file=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt as stop:
             after = str(stop) or "goes on from here"  # who works may know better

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         is flushed to disk and renamed; on an exception it is removed and what stood
         at ``path`` before stays as it was.
 
+    Raises
+    ------
+    OSError
+        If it can't be written there, or a folder or device stands there.
+
     Example
     -------
     >>> folder = Path(tempfile.mkdtemp())
@@ -38,6 +44,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        # Renaming would put a file in the place of a device such as /dev/null.
+        raise FileExistsError(errno.EEXIST, "is a folder or device", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix
@@ -138,7 +147,7 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return kind()
     return found if isinstance(found, kind) else kind()
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from speechbrain_ext.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def next_command(text: str, experiment: str | os.PathLike) -> str:
@@ -49,3 +56,32 @@ def next_command(text: str, experiment: str | os.PathLike) -> str:
         return f"{path}{f' --stage {stage}' if stage else ''}{rest}"
 
     return re.sub(r"\./run\.sh(?:\s+--stage\s+(?P<stage>\w+))?", replaced, text)
+
+
+def tells_own_commands(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Let the errors of what works on an experiment name the experiment's commands.
+
+    Arguments
+    ---------
+    function : Callable
+        Its first argument is the experiment's folder, or a loaded recipe.
+
+    Returns
+    -------
+    Callable
+        The same, with `next_command` applied to the text of every `UserError`.
+    """
+
+    @functools.wraps(function)
+    def told(*args, **kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            experiment = args[0] if args else next(iter(kwargs.values()))
+            hparams = getattr(experiment, "hparams", {})
+            folder = hparams.get("output_folder", experiment)
+            if isinstance(folder, (str, os.PathLike)) and len(error.args) == 1:
+                error.args = (next_command(str(error), folder),)
+            raise
+
+    return told

@@ -273,6 +273,17 @@ def take_flag(argv: Sequence[str], name: str) -> tuple[list[str], bool]:
     return rest, found
 
 
+def names_of(allow: Iterable[str]) -> list[str]:
+    """Take the values of ``--allow`` apart, which may have commas.
+
+    Example
+    -------
+    >>> names_of(["a.B,c.D", "e.F"])
+    ['a.B', 'c.D', 'e.F']
+    """
+    return [name for text in allow for name in text.split(",") if name]
+
+
 def folded(name: str) -> str:
     """Return a key with underscores for dashes."""
     return name.replace("-", "_")

@@ -9,6 +9,7 @@ import ruamel.yaml
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode, SequenceNode
 
+from .arithmetic import MAX_BITS
 from .tree import CORE, SCALAR_TAGS
 
 MAX_ITEMS = 50_000
@@ -66,6 +67,8 @@ def parse_flow_pairs(text: str) -> list[tuple[Any, str | None]] | None:
             if item.anchor is not None:
                 return None
             value = yaml.constructor.construct_object(item)
+            if isinstance(value, int) and value.bit_length() > MAX_BITS:
+                return None
             pairs.append((value, item.value if item.style is None else None))
     except (YAMLError, ValueError, AssertionError, RecursionError, OverflowError):
         return None

@@ -11,7 +11,11 @@ from .allowlist.judge import listed
 from .allowlist.lists import BUILT_IN, CONSTANT
 from .faults import COMMAND_LINE, Fault, Where, ordered, shown
 from .loader import Plan, plan_recipe
+from .places import WRITTEN_KEYS
 from .tree import dotted, walk
+
+#: keys under which the tasks' scripts read a file, beside those that end in _manifest
+READ_KEYS = ("init_from",)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Inspection:
     reads, writes, fetches : tuple of Item
         Files and folders; of ``fetches`` the URLs and names on a hub. They are used
         when an object is built, or by the script later on.
+    sends : tuple of Item
+        What a script sends to other machines because a key says so.
     refused : tuple of Fault
         What is not allowed, with the words that a person could type.
     faults : tuple of Fault
@@ -66,6 +72,7 @@ class Inspection:
     reads: tuple[Item, ...] = ()
     writes: tuple[Item, ...] = ()
     fetches: tuple[Item, ...] = ()
+    sends: tuple[Item, ...] = ()
     refused: tuple[Fault, ...] = ()
     faults: tuple[Fault, ...] = ()
 
@@ -80,6 +87,7 @@ class Inspection:
             ("reads", self.reads),
             ("writes", self.writes),
             ("fetches from elsewhere, when a script asks for it", self.fetches),
+            ("SENDS TO OTHER MACHINES, while it trains", self.sends),
         ):
             lines += _block(title, [self._told(item) for item in items])
         for title, faults in (
@@ -87,7 +95,7 @@ class Inspection:
             ("wrong besides", self.faults),
         ):
             lines += _block(title, [f"{self._at(f)}{f.message}" for f in faults])
-        if not self.refused:
+        if self.reads and not self.refused:  # else nothing was looked at
             lines.append("nothing is refused; this is no sandbox: read what it names")
         return lines
 
@@ -112,7 +120,8 @@ class Inspection:
             said = {"what": item.what, "why": item.why, **place}
             return said | ({"refused": item.refused} if item.refused else {})
 
-        items = ("constructs", "prepares", "calls", "reads", "writes", "fetches")
+        items = ("constructs", "prepares", "calls")
+        items += ("reads", "writes", "fetches", "sends")
         return {
             "recipe": self.name,
             "imports": list(self.imports),
@@ -190,7 +199,7 @@ def _inspected(plan: Plan) -> Inspection:
         if not refused:
             found.imports.update(dict.fromkeys(_modules(tag, node.target)))
     for use in plan.guard.places.uses():
-        for value in use.values:
+        for value in use.values if use.role in _ROLES else ():
             if not isinstance(value, str):
                 continue
             why = f"{use.argument} of {use.node.target}"
@@ -198,6 +207,8 @@ def _inspected(plan: Plan) -> Inspection:
             refused = plan.guard.places.fault(use.role, value, direct=direct) or ""
             item = Item(value, why, use.given.where, refused)
             found.add(_ROLES[use.role], item)
+    if "task" in plan.root.value:
+        _add_keys_of_tasks(found, plan)
     of_guard, faults = set(plan.guard.faults), ordered(plan.name, plan.faults)
     return Inspection(
         plan.name,
@@ -206,6 +217,36 @@ def _inspected(plan: Plan) -> Inspection:
         faults=tuple(fault for fault in faults if fault not in of_guard),
         **{kind: tuple(items) for kind, items in found.items.items()},
     )
+
+
+def _add_keys_of_tasks(found: _Found, plan: Plan) -> None:
+    """Add what the tasks' scripts do by themselves, as the recipe's keys say."""
+    places = plan.guard.places
+
+    def add(kind: str, key: str, what: Any, refused: str = "") -> None:
+        if isinstance(what, str) and what:
+            node = places.tree.value[key]
+            found.add(kind, Item(what, f"key {key}", node.where, refused))
+
+    folder = f"{places.experiment}"
+    for key in places.tree.value:
+        value = places.value_of(key)
+        if key in READ_KEYS or key.endswith("_manifest"):
+            add("reads", key, value)
+        elif key == "output_folder":
+            add("writes", key, value)
+        elif key in WRITTEN_KEYS:
+            add("writes", key, value, places.fault("write", value) or "")
+        elif key == "tensorboard" and value is True:
+            add("writes", key, f"{folder}/tensorboard")
+        elif key == "wandb" and value != "disabled":
+            add("writes", key, f"{folder}/wandb")
+            if value != "offline":
+                add(
+                    "sends",
+                    key,
+                    f"losses, figures and settings, to W&B (wandb: {value})",
+                )
 
 
 def _modules(tag: str, name: str) -> list[str]:

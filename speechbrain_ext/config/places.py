@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from .allowlist.judge import home_of, listed
 from .allowlist.lists import read_places
+from .allowlist.memory import RECIPE_FILE
 from .faults import COMMAND_LINE, Faults, Where, shown
 from .references import Resolver
 from .tree import Node, dotted, walk
@@ -23,6 +24,9 @@ from .values import value_node
 URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/")
 #: keys that a task's script writes to by itself
 WRITTEN_KEYS = ("save_folder",)
+#: files that are run; a folder that has them is no place for a recipe to write into
+CODE_ENDINGS = (".py", ".sh", ".pth", ".so", "Makefile")
+MAX_LOOKED_AT = 5_000
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -36,7 +40,7 @@ class Use(NamedTuple):
     argument : str
         Its name.
     role : str
-        "write", "store", "read" or "fetch".
+        "write", "store", "read", "fetch" or "word".
     given : Node
         The argument's node.
     values : tuple
@@ -77,6 +81,13 @@ class Places:
     def _value(self, node: Node | None) -> Any:
         found = self.resolver.resolve(node) if node is not None else None
         return found.value if found is not None and found.kind == "scalar" else None
+
+    def value_of(self, key: str) -> Any:
+        """Return what a key at the top says; None if that is no scalar, or not known.
+
+        An input that is open says its own name in braces.
+        """
+        return self._value(self.tree.value.get(key))
 
     def uses(self) -> Iterator[Use]:
         """Yield every argument that is a place."""
@@ -137,7 +148,13 @@ class Places:
         plain = not any(part.startswith((".", "~")) for part in parts)
         below = not URL.match(folder) and not Path(folder).is_absolute() and plain
         own = os.path.realpath(folder) == os.path.realpath(self.recipe.parent)
-        if not (parts and below or own):
+        if parts and below and not own and (code := _code_in(folder)):
+            faults.add(
+                node.where,
+                f"output_folder: {_short(folder)} holds code ({_short(code)}) and is "
+                "no experiment; give a folder yourself: --output_folder=...",
+            )
+        elif not (parts and below or own):
             faults.add(
                 node.where,
                 f"output_folder: {_short(folder)}: a recipe may name a folder below "
@@ -150,12 +167,15 @@ class Places:
         Arguments
         ---------
         role : str
-            "write" and "store" are held to the experiment folder.
+            "write" and "store" are held to the experiment folder, and a "word" to be
+            one.
         value : Any
             What the argument says.
         direct : bool
             Whether a person gave this very argument.
         """
+        if role == "word":
+            return _word_fault(value)
         if role not in ("write", "store") or value is None:
             return None
         if not isinstance(value, (str, os.PathLike)):
@@ -188,7 +208,7 @@ class Places:
             value = kwargs.get(place.argument)
             if place.position is not None and place.position < len(args):
                 value = args[place.position]
-            if place.role in ("write", "store") and value is not None:
+            if place.role in ("write", "store", "word") and value is not None:
                 direct = any(
                     self.is_given(use) and value in use.values for use in self.uses()
                 )
@@ -201,10 +221,41 @@ class Places:
         return use.given.where.file == COMMAND_LINE
 
 
+def _code_in(folder: str) -> str | None:
+    """Name a file that somebody runs, in a folder that is there and no experiment."""
+    if os.path.isfile(os.path.join(folder, RECIPE_FILE)):
+        return None
+    seen = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            seen += 1
+            if name.endswith(CODE_ENDINGS):
+                return os.path.join(parent, name)
+            if seen > MAX_LOOKED_AT:
+                return f"or may: it has more than {MAX_LOOKED_AT} files"
+    return None
+
+
+def writes(target: str) -> bool:
+    """Whether what a name leads to makes files where its arguments say."""
+    return any(place.role in ("write", "store") for place in _places_of(target))
+
+
 def _places_of(target: str):
     places = read_places()
     home = listed("!name").get(target, target)
     return places.get(home) or places.get(target, ())
+
+
+def _word_fault(value: Any) -> str | None:
+    if value is None or isinstance(value, (bool, int, float)):
+        return None
+    if isinstance(value, str) and not re.search(r"\s", value):
+        return None
+    return (
+        f"{_short(value)}: must be one word or number: it becomes part of a line of "
+        "options, and what stands behind a blank would be another option"
+    )
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -18,6 +18,7 @@ from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
+from .arithmetic import MAX_BITS
 from .faults import Faults, Where, did_you_mean
 from .flow import TOO_DEEP, TUPLE, parse_tuple
 from .tree import (
@@ -61,6 +62,10 @@ def read_source(path: Path, name: str, faults: Faults) -> Node | None:
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        for inside in ("hyperparams.yaml", "recipe.yaml"):
+            if (path / inside).is_file():
+                reason = f"a folder; its recipe is {path / inside}"
+                break
         faults.add(whole, f"cannot be read: {reason}")
         return None
     return parse(text, name, faults)
@@ -89,8 +94,9 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
     >>> root.value["rate"].value, root.value["rate"].where.line
     (0.0005, 1)
     """
-    if directive := re.search(r"^%(YAML|TAG)\b", text, re.M):
-        line = text.count("\n", 0, directive.start()) + 1
+    # Lines end at all of these for YAML, and at the first for Python's re.
+    if directive := re.search(r"(?:\A|[\n\r\x85\u2028\u2029])%(YAML|TAG)\b", text):
+        line = text.count("\n", 0, directive.start(1)) + 1
         faults.add(Where(name, line), f"%{directive[1]} directives are not accepted")
         return None
     if deep := TOO_DEEP.search(text):
@@ -140,6 +146,13 @@ def parse(text: str, name: str, faults: Faults) -> Node | None:
         if not isinstance(key, str):
             faults.add(node.where, f"{key}: a key at the top must be a text")
     return root
+
+
+def _bounded(value: Any) -> Any:
+    """Refuse a number that is written short, as 0xfff..., and could not be shown."""
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise ValueError(f"a whole number of more than {MAX_BITS} bits")
+    return value
 
 
 def _odd(letter: str) -> str:
@@ -301,7 +314,7 @@ class _Converter:
                     where, f"{text} is a text in YAML 1.2; write true, false or quotes"
                 )
             try:
-                node.value = self.construct.construct_object(raw)
+                node.value = _bounded(self.construct.construct_object(raw))
             except (YAMLError, ValueError, OverflowError) as error:
                 self.faults.add(where, f"{text[:40]}: {str(error).splitlines()[0]}")
                 return broken(where)
@@ -350,7 +363,13 @@ class _Converter:
 
     def _key(self, raw, where: Where) -> Any:
         if isinstance(raw, ScalarNode) and str(raw.tag) in (CORE + "str", CORE + "int"):
-            return self.construct.construct_object(raw)
+            try:
+                return _bounded(self.construct.construct_object(raw))
+            except ValueError as error:
+                self.faults.add(
+                    where, f"{raw.value[:40]}: {str(error).splitlines()[0]}"
+                )
+                return None
         self.faults.add(where, "a key must be a text or a whole number")
         return None
 

@@ -14,11 +14,17 @@ from typing import Any
 from .allowlist import AllowList
 from .allowlist.judge import home_of
 from .faults import Faults
-from .places import Places
+from .pickles import NAME as PICKLES
+from .pickles import guard_pickles
+from .places import Places, writes
 from .references import Resolver
 from .tree import Node, walk
 
 MAX_HINTS = 10
+_HANDED_OUT = (
+    "writes, so it may stand as a !name: at the top only, and nothing may refer to it: "
+    "whoever called it could give it any place"
+)
 
 
 class Guard:
@@ -68,6 +74,8 @@ class Guard:
             if fault := self.text_fault(node, hint=len(self.faults) < MAX_HINTS):
                 self.names_refused = True
                 self.faults.add(node.where, f"{node.tag}: {fault}")
+            elif node.target is not None and self._hands_out(node, node.target):
+                self.faults.add(node.where, f"{node.tag}: {_HANDED_OUT}")
         task = self.root.value.get("task")
         if task is not None:
             found = self.resolver.resolve(task)
@@ -100,9 +108,21 @@ class Guard:
 
     def check_call(self, node: Node, thing: Any, args: list, kwargs: dict) -> None:
         """Raise ValueError if a node may not call this with these arguments."""
+        guard_pickles(allowed=PICKLES in self.allowed.exact)
         self.check_object(node, thing)
+        if self._hands_out(node, home_of(thing) or ""):
+            raise ValueError(_HANDED_OUT)
         if fault := self.places.check_call(thing, args, kwargs):
             raise ValueError(fault)
+
+    def _hands_out(self, node: Node, name: str) -> bool:
+        """Whether a node gives what writes to an object, which could call it.
+
+        It would be called with places that nobody looked at; also with others than
+        stand in the recipe, since a keyword may be given again.
+        """
+        is_held = id(node) in self.only_held
+        return node.tag.startswith("!name:") and not is_held and writes(name)
 
     def check_value(self, node: Node, value: Any) -> None:
         """Raise ValueError if a value read from a built object may not be used."""

@@ -28,9 +28,15 @@ DECISION = "decision.safetensors"
 READ_FILES = (CONFIG, RECIPE, WEIGHTS, DECISION)
 #: What ``config.json`` says of itself.
 FORMAT = "speechbrain-ext export 1"
+MAX_RATE = 1_000_000  # Hz
 #: Key of `RECIPE` under which the model stands.
 MODEL = "model"
 
+#: What is asked of a model of each task, whatever its class is.
+_PARTS = {
+    "codec": ("sample_rate", "bitrates", "encode", "decode", "quantizer"),
+    "speaker": ("sample_rate", "features"),
+}
 _OPENS = {"codec": "SpeechCodec", "speaker": "SpeakerVerifier"}
 
 
@@ -76,7 +82,11 @@ class ExportFolder:
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
             if config["format"] != FORMAT:
                 raise ValueError(f"its format is {config['format']!r}, not {FORMAT!r}")
-            found = config["task"], int(config["sample_rate"]), dict(config["files"])
+            found = config["task"], config["sample_rate"], dict(config["files"])
+            if not isinstance(found[0], str):
+                raise ValueError(f"its task is {found[0]!r}")
+            if type(found[1]) is not int or not 0 < found[1] <= MAX_RATE:
+                raise ValueError(f"its sample_rate is {found[1]!r}")
         except FileNotFoundError:
             raise UserError(f"{path} is no export folder: no {CONFIG} in it") from None
         except (
@@ -142,6 +152,17 @@ class ExportFolder:
             raise UserError(
                 f"{self.path / RECIPE}: '{MODEL}' is no model but "
                 f"{type(model).__name__}; export it again: speechbrain-ext export EXP"
+            )
+        task, rate = self.config["task"], self.config["sample_rate"]
+        fault = ", ".join(part for part in _PARTS[task] if not hasattr(model, part))
+        if fault:
+            fault = f"has no {fault}, as a {task} model has"
+        elif model.sample_rate != rate:
+            fault = f"is for {model.sample_rate} Hz, {CONFIG} says {rate}"
+        if fault:
+            raise UserError(
+                f"{self.path / RECIPE}: {type(model).__name__} {fault}; export it "
+                "again: speechbrain-ext export EXP"
             )
         tensors = read_weights(self.file(WEIGHTS))
         try:

@@ -88,7 +88,7 @@ def examine(experiment: str | Path) -> list[Finding]:
     log = folder / "train_log.txt"
     rows = read_train_log(log) if log.exists() else []
     rows = [row for row in rows if row["epoch"] > 0]  # 0: before any step
-    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8", errors="replace")
     checks: list[Callable[[Path, list[dict]], Finding]] = [
         _epoch_completed,
         _losses_finite,
@@ -261,7 +261,8 @@ def _files_accepted(folder, rows) -> Finding:
     listed = next((place for place in places if place.exists()), None)
     if listed is None:
         return Finding(None, "files rejected in preparation: not listed")
-    rejected = max(0, len(listed.read_text(encoding="utf-8").splitlines()) - 1)
+    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+    rejected = max(0, len(lines) - 1)
     manifests = [listed.parent / "utterances.json"]
     if not manifests[0].exists():
         manifests = [data / f"{role}.json" for role in ("train", "valid", "test")]
@@ -279,7 +280,7 @@ def _files_accepted(folder, rows) -> Finding:
 
 def _data_folder(folder: Path) -> Path:
     """Where the train manifest lies; relative paths are those of egs/<corpus>."""
-    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8", errors="replace")
     found = re.search(r"^train_manifest: *(.+)$", text, re.MULTILINE)
     if not found:
         return folder

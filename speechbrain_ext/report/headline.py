@@ -54,7 +54,7 @@ def peek_results(path: str | os.PathLike) -> dict[str, Any] | None:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from None
     shape = {"task": str, "systems": list, "conditions": dict}
     if not isinstance(results, dict) or not all(

@@ -115,7 +115,7 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         _refuse(path, ["there is no such file"])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         _refuse(path, [f"can't be read as JSON: {error}"])
     _refuse(path, find_problems(results, Path(path).parent), results)
     return results

@@ -33,7 +33,8 @@ def read_train_log(path: str | os.PathLike) -> list[dict[str, float]]:
     [{'epoch': 1.0, 'train loss': 2.31, 'train vq': 0.1}]
     """
     epochs: dict[float, dict[str, float]] = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
         row = {}
         for item in re.split(r", | - (?=train |valid |test )", line):
             name, _, value = item.rpartition(": ")

@@ -45,6 +45,10 @@ _LICENCE_NOTE = (
     "The front matter names the licence of the data; whoever shares the model answers "
     "for it."
 )
+_WEIGHTS_LICENCE = (
+    "The weights are shared under `{}`, as whoever shares them says; the data has its "
+    "own licence, above."
+)
 _SYNTHETIC = (
     "The speech is synthetic. How well the model does on human voices is not measured "
     "here."
@@ -58,6 +62,7 @@ def render_card(
     files: Sequence[str] = (),
     usage: str = "",
     front_matter: bool = True,
+    weights_licence: str | None = None,
 ) -> str:
     """Write the model card of a result.
 
@@ -73,6 +78,9 @@ def render_card(
         Markdown that says how to use them.
     front_matter : bool
         Begin with the block that the Hugging Face Hub reads.
+    weights_licence : str or None
+        Under which the weights are shared, as the Hub names it; None: not said, and the
+        block has the licence of the data.
 
     Returns
     -------
@@ -96,7 +104,9 @@ def render_card(
     groups = fact_groups(results)
     for group in ("Model", "Data", "Cost", "Health"):
         parts += _facts(group, groups.get(group, []))
-        if group == "Data" and front_matter:
+        if group == "Data" and weights_licence:
+            parts.append(_WEIGHTS_LICENCE.format(weights_licence))
+        elif group == "Data" and front_matter:
             parts.append(_LICENCE_NOTE)
     left_out = left_out_table(results)
     if left_out:
@@ -114,7 +124,10 @@ def render_card(
     text = _ABSOLUTE.sub(lambda found: _basename(found[0]), "\n\n".join(parts)) + "\n"
     if not front_matter:
         return text
-    return write_front_matter(results, name, card_metrics(results)) + "\n" + text
+    block = write_front_matter(
+        results, name, card_metrics(results), licence=weights_licence
+    )
+    return block + "\n" + text
 
 
 def card_metrics(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from speechbrain_ext.config.command_line import names_of
 from speechbrain_ext.errors import UserError
 
 
@@ -36,12 +37,19 @@ from speechbrain_ext.errors import UserError
 )
 @click.option("--public", is_flag=True, help="With --push_to_hub: for all to see.")
 @click.option(
+    "--license",
+    metavar="ID",
+    help="Of the weights, for the card, such as cc-by-4.0; default: that of the data.",
+)
+@click.option(
     "--allow",
     multiple=True,
     metavar="NAME",
     help="A name that the model is built from, beyond the list; more with commas.",
 )
-def export(experiment, output, form, source, stock, push_to_hub, public, allow):
+def export(
+    experiment, output, form, source, stock, push_to_hub, public, license, allow
+):
     """Write a folder that holds all it takes to use the model of EXPERIMENT.
 
     Weights as safetensors, a model card, and of a speaker model also thresholds, what
@@ -53,7 +61,7 @@ def export(experiment, output, form, source, stock, push_to_hub, public, allow):
     SpeakerVerifier.from_hparams(FOLDER).
     """
     if form == "onnx":
-        if push_to_hub or public or stock or source == "none":
+        if push_to_hub or public or stock or license or source == "none":
             raise UserError(
                 "export: --format onnx writes an ONNX file and nothing else"
             )
@@ -71,7 +79,8 @@ def export(experiment, output, form, source, stock, push_to_hub, public, allow):
         public=public,
         stock=stock,
         onnx=source,
-        allow=[name for names in allow for name in names.split(",") if name],
+        allow=names_of(allow),
+        weights_licence=license,
         log=click.echo,
     )
 

@@ -8,6 +8,7 @@ that readers of 1.1 and 1.2 see the same.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from speechbrain_ext.config.flatten import scalar
 from speechbrain_ext.config.tree import CORE
+from speechbrain_ext.errors import UserError
 from speechbrain_ext.report.facts import data_of, licence_is_known, licences_of
 
 LIBRARY = "speechbrain"
@@ -50,7 +52,11 @@ HUB_LICENCES = {
 
 
 def front_matter(
-    results: Mapping[str, Any], name: str, metrics: Sequence[Mapping[str, Any]]
+    results: Mapping[str, Any],
+    name: str,
+    metrics: Sequence[Mapping[str, Any]],
+    *,
+    licence: str | None = None,
 ) -> str:
     """Write the block, with its two lines of dashes.
 
@@ -62,6 +68,8 @@ def front_matter(
         Of the model.
     metrics : sequence of Mapping
         ``type``, ``name`` and ``value`` of each figure that was measured.
+    licence : str or None
+        Of the weights, from `hub_licence`; None: that of the data stands for it.
 
     Returns
     -------
@@ -75,7 +83,7 @@ def front_matter(
     block: dict[str, Any] = {}
     if data.get("language"):
         block["language"] = [str(code) for code in data["language"]]
-    block |= _licence(data)
+    block |= {"license": licence} if licence else _licence(data)
     block["library_name"] = LIBRARY
     block["pipeline_tag"] = pipeline
     block["tags"] = ["speechbrain", "speechbrain-ext", *tags]
@@ -99,6 +107,35 @@ def front_matter(
     if metrics:  # the Hub wants a value for each
         block["model-index"] = [{"name": name, "results": [result]}]
     return f"---\n{to_yaml(block)}---\n"
+
+
+def hub_licence(text: str) -> str:
+    """Name a licence as the Hub does.
+
+    Arguments
+    ---------
+    text : str
+        An identifier of SPDX or of the Hub, or another word in its form.
+
+    Raises
+    ------
+    UserError
+        If it can't be an identifier.
+
+    Example
+    -------
+    >>> hub_licence("CC-BY-4.0"), hub_licence("GPL-2"), hub_licence("openrail")
+    ('cc-by-4.0', 'gpl-2.0', 'openrail')
+    """
+    known = {spdx.lower(): name for spdx, name in HUB_LICENCES.items()}
+    name = known.get(text.lower(), text.lower())
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{1,59}", name, re.A):
+        raise UserError(
+            f"export: --license {text!r} is no identifier of a licence, such as "
+            "cc-by-4.0 or apache-2.0; known to the Hub: "
+            "https://huggingface.co/docs/hub/repositories-licenses"
+        )
+    return name
 
 
 def _licence(data: Mapping[str, Any]) -> dict[str, str]:

@@ -18,7 +18,9 @@ from torch import nn
 
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import atomic_path, sha256_file, write_json
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.sharing.fbank_graph import FbankGraph, describe_features
+from speechbrain_ext.sharing.place import check_writable
 from speechbrain_ext.tasks.speaker.weights import load_encoder
 
 #: What a graph may begin with, and how far it may be from torch: as a difference of any
@@ -48,6 +50,7 @@ class Exported(NamedTuple):
     max_abs_difference: float
 
 
+@tells_own_commands
 def export_onnx(
     experiment: str | os.PathLike,
     output: str | os.PathLike | None = None,
@@ -87,6 +90,7 @@ def export_onnx(
     folder = Path(output or Path(experiment) / "onnx")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"export: --output {folder} is a file; give a folder")
+    check_writable(folder)
     was_there = folder.is_dir()
     model = folder / f"{source}_to_embedding.onnx"
     wrapper = {"features": _FromFeatures, "waveform": _FromWaveform}[source](encoder)

@@ -55,7 +55,7 @@ def load_packed(
         told = json.loads(manifest.read_text(encoding="utf-8"))
         facts = dict(told["model"])
         sha256 = told["files"][WEIGHTS]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{manifest}: no manifest of a bundle ({error}); unpack it again"
         ) from error

@@ -60,6 +60,11 @@ def commit() -> str:
     return found.stdout.strip()
 
 
+def measured() -> dict:
+    """Return what is written already."""
+    return json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+
+
 def main(argv: list[str]) -> int:
     """Run the parts that are asked for; exit code 1 if a promise is broken."""
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
@@ -68,7 +73,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
-    done = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    done = measured()
     for name in options.parts or PARTS:
         if done.get(name, {}).get("commit") == commit() and not options.force:
             print(f"{name}: measured at this commit already")
@@ -78,7 +83,7 @@ def main(argv: list[str]) -> int:
             "date": datetime.date.today().isoformat(),
             "cores": os.cpu_count(),
         }
-        done[name] = entry
+        done = measured() | {name: entry}  # another part may have ended meanwhile
         write_json(OUTPUT, dict(sorted(done.items())))
         for claim in entry["claims"]:
             print(f"{name}: {claim['claim']}: {claim['value']} {claim['holds']}")

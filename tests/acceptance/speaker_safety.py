@@ -91,6 +91,8 @@ def faults() -> dict:
         f"--train_manifest={VOXCELEB / data / 'train.json'}",
         f"--valid_manifest={VOXCELEB / data / 'valid.json'}",
         *(f"--output_folder={experiment}", f"--seed={seed}"),
+        # The state is looked at before the next fault comes.
+        "--nan_guard.snapshot_every=5",
     ]
     subprocess.run(words, cwd=ROOT, check=True)
     for script in ("embed", "score"):

@@ -73,6 +73,28 @@ def test_names_that_are_called_absent_are_in_no_installed_module():
             assert last not in defined
 
 
+def test_places_are_where_the_signatures_have_them():
+    """A place that may be given by position is one there, too."""
+    for name, places in read_places().items():
+        owner, _, last = name.rpartition(".")
+        path = module_file(owner)
+        if path is None:  # a method, or a package that is not installed
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        [found] = [n for n in tree.body if isinstance(n, BODIES) and n.name == last]
+        inits = [n for n in ast.walk(found) if getattr(n, "name", "") == "__init__"]
+        if isinstance(found, ast.ClassDef) and not inits:  # a dataclass of keywords
+            continue
+        arguments = (inits or [found])[0].args
+        order = [a.arg for a in arguments.args if a.arg != "self"]
+        for place in places:
+            if place.argument in order and place.position is not None:
+                assert order[place.position] == place.argument, (name, place)
+            else:
+                assert place.position is None, (name, place)
+                assert place.argument not in order or place.role == "read", name
+
+
 def test_our_own_rooms_are_listed_as_they_are():
     """A new public name is a decision: namespaces.txt or refused.tsv."""
     ours = [name for name in NAMESPACES if name.startswith("speechbrain_ext.")]
@@ -421,6 +443,50 @@ def test_inspect_tells_what_loading_would_do_and_does_nothing(project):
     assert "line 12  wrong: <no_key>: no key 'no_key'" in text
     assert json.loads(json.dumps(found.as_dict()))["calls"][1]["line"] == 11
     assert not (project.folder / "canary").exists()
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline", "online", "!ref <tag>"])
+def test_inspect_tells_what_the_tasks_keys_make_a_script_do(project, mode):
+    name = project.recipe(
+        f"""
+        task: speechbrain_ext.tasks.codec
+        tag: shared
+        output_folder: !PLACEHOLDER
+        save_folder: !ref <output_folder>/save
+        train_manifest: a.json
+        init_from: other/save
+        tensorboard: true
+        wandb: {mode}
+        """
+    )
+    found = inspect_recipe(name)
+    sent = [item.what for item in found.sends]
+    assert bool(sent) == (mode not in ("disabled", "offline"))
+    assert ("SENDS TO OTHER MACHINES" in "\n".join(found.lines())) == bool(sent)
+    written = {item.what for item in found.writes}
+    folder = "{output_folder}"
+    assert {folder, f"{folder}/save", f"{folder}/tensorboard"} <= written
+    assert (f"{folder}/wandb" in written) == (mode != "disabled")
+    assert {"a.json", "other/save"} <= {item.what for item in found.reads}
+    assert found.as_dict()["sends"] == [
+        {"what": sent[0], "why": "key wandb", "file": name, "line": 8} for _ in sent
+    ]
+
+
+def test_a_planted_file_of_permissions_allows_nothing_and_ends_nothing(project):
+    project.write("exp/a/hyperparams.yaml", "a: !apply:os.system [touch canary]\n")
+    for text in ("[" * 10**5, "[]", '{"allow": ["os.system"], "code": "\u00e9"}'):
+        project.write("exp/a/allow.json", text)
+        assert remembered(Path("exp/a/hyperparams.yaml")) == ()
+        with pytest.raises(ConfigError, match="refused, it runs commands"):
+            load_recipe("exp/a/hyperparams.yaml")
+
+
+def test_inspect_of_an_experiment_names_its_recipe(project):
+    project.write("exp/a/hyperparams.yaml", "seed: 1\n")
+    text = "\n".join(inspect_recipe("exp/a").lines())
+    assert "a folder; its recipe is exp/a/hyperparams.yaml" in text
+    assert "nothing is refused" not in text
 
 
 def test_inspect_command_exits_2_where_something_is_refused(project, capsys):

@@ -10,6 +10,7 @@ import pytest
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.sharing.bundle import pack, unpack
 from speechbrain_ext.sharing.bundle.manifest import describe_files
+from speechbrain_ext.sharing.bundle.unpacking import unpack_below
 from tests.sharing.bundles import whole, zipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,8 +62,10 @@ def run(here, *words, rc=0):
 
 def test_a_bundle_is_a_recipe_as_any_other_with_the_same_hash(place):
     here, packed, name = place
+    before = sorted(here.parent.rglob("*"))
     text = run(here, "--recipe", str(packed.path), "--dry_run")
-    [folder] = (here / "exp" / ".bundles").iterdir()
+    assert sorted(here.parent.rglob("*")) == before
+    folder = unpack_below(packed.path, here / "exp" / ".bundles")
     assert folder.name == f"{name}-{packed.digest[:16]}"
     assert f"exp/.bundles/{folder.name}/recipe.yaml" in text
     assert f"exp/{name}_espeak" in text
@@ -94,6 +97,23 @@ def test_a_bad_bundle_ends_it_and_an_unpacked_one_is_an_experiment(place, tmp_pa
     unpack(packed.path, here / "exp" / "theirs")
     text = run(here, "--tag", "theirs", "--dry_run")
     assert "exp/theirs/recipe.yaml" in text
+
+
+def test_an_experiment_of_somebody_else_does_not_choose_the_scripts(place, tmp_path):
+    here, packed, name = place
+    task = RECIPES_BY_NAME[name].split("/")[0]
+    evil = here / "exp" / "theirs"
+    unpack(packed.path, evil / "x-trusted")
+    script = evil / "x-trusted" / "code" / "recipes" / task / "train.py"
+    script.parent.mkdir(parents=True)
+    script.write_text("print('theirs')\n")
+    (here / "exp" / ".bundles").mkdir()
+    (evil / ".stages").mkdir()
+    recipe = "exp/.bundles/../theirs/x-trusted/recipe.yaml"
+    (evil / ".stages" / "settings").write_text(f"recipe={recipe}\n")
+    text = run(here, "--tag", "theirs", "--dry_run")
+    assert recipe in text
+    assert "x-trusted/code/" not in text
 
 
 def test_carried_scripts_run_only_if_they_are_trusted(place, tmp_path):

@@ -16,6 +16,7 @@ from speechbrain_ext.errors import exits_cleanly
 from speechbrain_ext.report.diff.command import diff
 from speechbrain_ext.report.diff.comparison import compare
 from speechbrain_ext.report.diff.sides import OPENERS, Side, open_side
+from speechbrain_ext.sharing.bundle import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "egs" / "voxceleb_mini" / "results" / "debian_split1_seed1234.json"
@@ -160,6 +161,23 @@ def test_a_recipe_equals_what_it_was_resolved_to(tmp_path):
     assert "metrics: not compared: A (recipe) and B (experiment) have none" in text
 
 
+def test_bundles_are_compared_as_experiments_are(tmp_path):
+    recipe = ROOT / "recipes" / "codec" / "transform.yaml"
+    for name, rate in (("a", "0.001"), ("b", "0.002")):
+        pack(recipe, tmp_path / f"{name}.zip", overrides=[f"--learning_rate={rate}"])
+    a, b = (open_side(str(tmp_path / f"{name}.zip")) for name in "ab")
+    assert a.kind == "bundle"
+    [configuration] = [section for section in compare(a, b) if section.rows]
+    assert rows(configuration) == {"learning_rate": ("0.001", "0.002")}
+
+
+def test_what_a_stranger_wrote_does_not_steer_the_terminal(experiment, other):
+    edit(other / "env.json", lambda env: env.update(processor="\x1b[2JCPU"))
+    _, text = called(experiment, other)
+    assert "\x1b" not in text
+    assert "\\x1b[2JCPU" in text
+
+
 def test_results_alone_can_be_compared():
     beside = RESULTS.with_name("debian_split2_seed1234.json")
     code, text = called(RESULTS, beside)
@@ -199,7 +217,8 @@ def test_the_page_is_100_columns_wide_and_hashes_are_short(experiment, other):
     [
         ("nothing", "no such file"),
         ("empty", "no experiment"),
-        ("notes.txt", "neither a recipe"),
+        ("notes.txt", "no recipe (.yaml), bundle (.zip)"),
+        ("broken.zip", "is no zip archive"),
         ("broken.json", "cannot be read as JSON"),
         ("list.json", "no results.json"),
         ("bad.yaml", "config error"),
@@ -209,7 +228,7 @@ def test_what_cannot_be_compared_is_a_message(name, said, experiment, capsys):
     folder = experiment.parent
     (folder / "empty").mkdir()
     for file, text in (("notes.txt", ""), ("broken.json", "{"), ("list.json", "[]"),
-                       ("bad.yaml", "a: 1\na: 2\n")):  # fmt: skip
+                       ("broken.zip", "PK"), ("bad.yaml", "a: 1\na: 2\n")):  # fmt: skip
         (folder / file).write_text(text)
     argv = [str(experiment), str(folder / name)]
     assert exits_cleanly(lambda: run(diff, argv, "diff"))() == 2

@@ -7,6 +7,7 @@ import pytest
 from speechbrain_ext.cli import cli, run
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.report.doctor import examine, render
+from speechbrain_ext.report.train_log import read_train_log
 
 HEALTHY = (
     "epoch: 1, lr: 1.00e-03 - train loss: 2.00, train vq: 5.00e-01, train usage: "
@@ -88,6 +89,14 @@ def test_too_many_rejected_files_fail(experiment):
     listed = experiment.parent / "data" / "rejected.tsv"
     listed.write_text("file\treason\n" + "x.wav\tempty\n" * 5)
     assert failures(experiment)[0].text == "files rejected in preparation: 5 of 15"
+
+
+def test_files_that_are_no_text_do_not_end_it(experiment):
+    for name in ("train_log.txt", "hyperparams.yaml"):
+        path = experiment / name
+        path.write_bytes(path.read_bytes() + b"\n# \xff\xfe\n")
+    assert failures(experiment) == []
+    assert read_train_log(experiment / "train_log.txt")
 
 
 def test_a_folder_that_is_no_experiment_is_a_message(tmp_path):

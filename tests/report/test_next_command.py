@@ -1,45 +1,42 @@
-"""A hint names the command of the experiment that it is about."""
+"""Messages about an experiment name its own commands, with all that it was given."""
 
 import pytest
 
-from speechbrain_ext.next_command import next_command
-from speechbrain_ext.report.doctor import examine
-from speechbrain_ext.report.results import ResultsError, read_results
+from speechbrain_ext.brain.forensics.causes import recommend
+from speechbrain_ext.errors import UserError, WorkError, exits_cleanly
+from speechbrain_ext.next_command import tells_own_commands
 
 
 @pytest.fixture
-def experiment(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "exp" / "us"
-    folder.mkdir(parents=True)
-    (folder / "run.sh").write_text('cd -- x\nexec ./run.sh --tag=us "$@"\n')
-    (folder / "hyperparams.yaml").write_text("task: speechbrain_ext.tasks.speaker\n")
-    return "exp/us"
+def experiment(tmp_path):
+    script = '#!/usr/bin/env bash\nexec ./run.sh --corpus=folder --tag=mine "$@"\n'
+    (tmp_path / "run.sh").write_text(script)
+    return tmp_path
 
 
-def test_the_own_command_stands_in_for_the_plain_one(experiment):
-    text = next_command("first: ./run.sh --stage train --tag slow", experiment)
-    assert text == "first: exp/us/run.sh --stage train --tag slow"
-    assert next_command("./run.sh --stage train", ".") == "./run.sh --stage train"
+@pytest.mark.parametrize("error", [UserError, WorkError])
+def test_an_error_of_a_stage_names_the_experiments_run_sh(experiment, error):
+    @tells_own_commands
+    def work(experiment, text):
+        raise error(text)
+
+    with pytest.raises(error) as told:
+        work(experiment, "embed again: ./run.sh --stage embed --force")
+    assert str(told.value) == f"embed again: {experiment}/run.sh --stage embed --force"
+    with pytest.raises(error, match=r"^embed again: \./run\.sh$"):
+        work(experiment / "none", "embed again: ./run.sh")
 
 
-def test_an_early_end_and_a_force_of_the_last_command_do_not_come_back(
-    experiment, tmp_path
-):
-    (tmp_path / experiment / "run.sh").write_text(
-        'exec ./run.sh --tag=us --stop_stage=data --force=true "$@"\n'
-    )
-    text = next_command("./run.sh --stage score", experiment)
-    assert text == "exp/us/run.sh --stage score --stop_stage score --force=false"
+def test_a_rejected_batch_names_it_too(experiment):
+    dump = experiment / "debug_nan" / "nan_batch_3_epoch_1.pt"
+    command = recommend("norm overflow").command_for(dump)
+    assert command.startswith(f"{experiment}/run.sh --stage train --preset ")
 
 
-def test_missing_results_name_the_stage_of_their_task(experiment):
-    with pytest.raises(ResultsError) as caught:
-        read_results(f"{experiment}/results.json")
-    assert str(caught.value).endswith("with: exp/us/run.sh --stage score --force")
+def test_a_message_does_not_steer_the_terminal(capsys):
+    @exits_cleanly
+    def work():
+        raise UserError("\x1b[2J gone\n  next \u0c24")
 
-
-def test_the_doctor_names_the_own_command(experiment):
-    advice = [finding.advice for finding in examine(experiment)]
-    assert any("exp/us/run.sh --stage train" in line for line in advice)
-    assert not any("./run.sh" in line for line in advice)
+    assert work() == 2
+    assert capsys.readouterr().err == "\\x1b[2J gone\n  next \u0c24\n"

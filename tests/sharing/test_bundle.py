@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 
@@ -10,9 +11,11 @@ import pytest
 from speechbrain_ext.cli import cli, run
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import write_text
 from speechbrain_ext.report.speaker.results import digest_of
 from speechbrain_ext.sharing.bundle import pack, unpack, verify
 from speechbrain_ext.sharing.bundle.manifest import describe_files, manifest_bytes
+from speechbrain_ext.sharing.bundle.recipe import recipe_hash
 from speechbrain_ext.sharing.bundle.verification import FAILED
 from speechbrain_ext.tasks.speaker.embed import embed_split
 from speechbrain_ext.tasks.speaker.score import score
@@ -151,6 +154,23 @@ def test_an_experiment_without_its_result_is_its_recipe(shared, tmp_path):
         (lambda exp: shutil.rmtree(exp / "save"), "no checkpoint"),
         (lambda exp: edit(exp, '"eer": 0', '"eer": 0.1, "x": 0'), "results error"),
         (lambda exp: (exp / "scores" / "a\nb.npz").touch(), "score"),
+        (lambda exp: (exp / "env.json").write_text("[1"), "env.json: broken"),
+        (lambda exp: (exp / "env.json").write_text("[1]"), "env.json: broken"),
+        (
+            lambda exp: (exp / "scores" / "utterances.json").write_text("{}"),
+            "utterances.json|can't be read",
+        ),
+        (
+            lambda exp: (exp / "scores" / "utterances.json").write_text("[" * 10**5),
+            "scores: can't be read",
+        ),
+        (lambda exp: (exp / "train_log.txt").write_text("a\x1b"), "could unpack it"),
+        (lambda exp: link(exp / "speakers.json"), "is a link to a file outside"),
+        (lambda exp: cut(exp / "scores" / "cosine_main.npz"), "scores"),
+        (
+            lambda exp: (exp / "results.json").write_text("[" * 10**5),
+            "can't be read as JSON",
+        ),
     ],
 )
 def test_what_is_broken_is_not_packed(shared, tmp_path, prepare, message):
@@ -160,6 +180,42 @@ def test_what_is_broken_is_not_packed(shared, tmp_path, prepare, message):
     with pytest.raises(UserError, match=message):
         pack(exp, tmp_path / "out.zip")
     assert not list(tmp_path.glob("*.zip"))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("/proc/x.zip", "/proc/x.zip can't be written"),
+        (".", "is a folder or device; name a file"),
+        ("pipe", "is a folder or device; name a file"),
+        ("file/x.zip", "can't be written"),
+    ],
+)
+def test_an_output_that_can_not_be_written_is_a_message(
+    tmp_path, monkeypatch, output, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=message):
+        pack("recipe.yaml", output)
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(OSError, match="is a folder or device"):
+        write_text(tmp_path / "pipe", "a pipe stays one, as /dev/null has to")
+
+
+def link(path):
+    """Put a link to somebody's file in the place of a file."""
+    secret = path.parent.parent / "secret.txt"
+    secret.write_text("a password")
+    path.unlink(missing_ok=True)
+    path.symlink_to(secret)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
 
 
 def edit(exp, old, new):
@@ -244,6 +300,7 @@ def main_of(results, system=1):
         ),
         (lambda r: r["conditions"].update(bootstrap_draws=10**9), "bootstrap_draws is"),
         (lambda r: r["systems"].pop(2), "a file of scores too many"),
+        (lambda r: r["errors"].update(system="none", utterances=[]), "was not scored"),
     ],
 )
 def test_an_edit_is_found_even_if_all_digests_are_made_anew(
@@ -263,7 +320,7 @@ def test_an_edit_is_found_even_if_all_digests_are_made_anew(
 
 def test_an_edited_card_is_found(shared, tmp_path):
     members = members_of(shared[3].path)
-    members["README.md"] += b"\nThe best there is.\n"
+    members["README.md"] += b"\nThe best there is: 0.0123 % EER.\n"
     manifest = json.loads(members.pop("manifest.json"))
     manifest["files"] = describe_files(members)
     members["manifest.json"] = manifest_bytes(manifest)
@@ -273,8 +330,33 @@ def test_an_edited_card_is_found(shared, tmp_path):
     manifest["library_sha256"] = "0" * 64
     members["manifest.json"] = manifest_bytes(manifest)
     (tmp_path / "y.zip").write_bytes(zipped(members))
-    told = " ".join(map(str, verify(tmp_path / "y.zip").checks))
+    verified = verify(tmp_path / "y.zip")
+    told = " ".join(map(str, verified.checks))
     assert "written by other code, or edited: trust the figures only" in told
+    assert "the results don't give its 0.0123" in told
+    assert verified.lines()[-1].startswith("verified, but not README.md. ")
+
+
+def test_a_setting_that_is_said_to_be_open_does_not_hide_another_recipe(
+    shared, tmp_path
+):
+    members = members_of(shared[3].path)
+    other = members["recipe.yaml"].replace(b"seed: 1234", b"seed: 7")
+    members["recipe.yaml"] = other
+    (tmp_path / "other.yaml").write_bytes(other)
+    manifest = json.loads(members.pop("manifest.json"))
+    manifest["files"] = describe_files(members)
+    manifest["config_hash"] = recipe_hash(tmp_path / "other.yaml")
+    manifest["inputs"].append("learning_rate")
+    members["manifest.json"] = manifest_bytes(manifest)
+    (tmp_path / "x.zip").write_bytes(zipped(members))
+    found = verify(tmp_path / "x.zip")
+    assert "in the recipe or in the manifest, not in both: learning_rate" in failed(
+        found
+    )
+    assert "so it can't be told whether the figures are of this recipe" in " ".join(
+        check.text for check in found.checks
+    )
 
 
 def test_another_recipe_is_found_and_another_digest(shared, tmp_path):

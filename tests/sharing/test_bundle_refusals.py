@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import struct
 import zlib
 
@@ -91,6 +92,7 @@ BIG = bytes(2**23)
 SCORES = "scores/cosine_main.npz"
 OBJECTS = np.array([Bomb()], dtype=object)
 TENSOR = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+LONG = [random.Random(n).getrandbits(13_000) for n in range(300)]
 NAN = struct.pack("<2f", 1.0, float("nan"))
 CASES = {
     # names
@@ -148,6 +150,16 @@ CASES = {
         ),
         "declares 5.0 GiB; at most 4.0 can be",
     ),
+    "large text": (
+        lambda: raw_zip(
+            [*entries(), entry("results.json", size=2**27, packed_size=2**27)]
+        ),
+        "'results.json' has 134,217,728 bytes; at most 67,108,864 can be",
+    ),
+    "large scores": (
+        lambda: raw_zip([*entries(), entry(SCORES, size=2**30, packed_size=2**30)]),
+        "at most 536,870,912 can be",
+    ),
     "many": (
         lambda: raw_zip([entry(f"scores/{n}.npz") for n in range(1001)]),
         "has 1001 members; at most 1000",
@@ -187,6 +199,7 @@ CASES = {
     "no json": (lambda: table("{"), "manifest.json is no plain JSON"),
     "key twice": (lambda: table('{"name": 1, "name": 2}'), "a key stands twice"),
     "nan": (lambda: table('{"format": NaN}'), "NaN is no number of JSON"),
+    "inf": (lambda: table('{"format": 1e999}'), "1e999 is too large for a number"),
     "deep": (lambda: table("[" * 10**5), "manifest.json is nested too deeply"),
     "foreign": (lambda: table('{"format": "npm"}'), "format is not 'speechbrain-ext"),
     "future": (lambda: manifest(version=2), "version is 2, this program reads 1"),
@@ -245,6 +258,13 @@ CASES = {
         ),
         "tensor 'a' does not fit its shape",
     ),
+    "long numbers": (
+        lambda: member(
+            "model.safetensors",
+            safetensors({"a": TENSOR["a"] | {"shape": LONG}}, bytes(8)),
+        ),
+        "tensor 'a' does not fit its shape",
+    ),
     "tensors overlap": (
         lambda: member(
             "model.safetensors",
@@ -289,6 +309,16 @@ def test_it_is_refused_by_name_and_leaves_nothing(case, tmp_path, monkeypatch):
     assert not verify(tmp_path / "bundle.zip").ok
     assert sorted(tmp_path.rglob("*")) == before
     assert not os.path.exists("/canary")
+
+
+def test_what_is_no_file_is_told_at_once(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.zip")
+    for command in ("verify", "unpack", "inspect", "diff"):
+        for name in ("pipe.zip", "nothing.zip", "."):
+            path = str(tmp_path / name) if name != "." else str(tmp_path)
+            words = [command, path, *([path] if command == "diff" else [])]
+            assert run(cli, words, "speechbrain-ext") == 2, words
+            assert capsys.readouterr().err or command == "inspect"
 
 
 def test_there_are_many_and_each_has_a_message_of_its_own():

@@ -17,6 +17,7 @@ from speechbrain.lobes.models.ResNet import ResNet
 from speechbrain_ext.cli import cli, run
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
+from speechbrain_ext.inference.folder import FORMAT
 from speechbrain_ext.losses import AAMSoftmax
 from speechbrain_ext.models.speaker import SpeakerEncoder
 from speechbrain_ext.report.speaker.results import digest_of
@@ -132,6 +133,22 @@ def test_scores_and_decisions_are_the_experiments_at_any_rate(exp, folder, tmp_p
         assert ours.decision.label == theirs.decision.label
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("settings", {"wccn": "x", "as_norm": 10}), ("num_targets", None)],
+)
+def test_a_decision_that_was_changed_is_a_message(folder, tmp_path, where, value):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    chosen = config["decision"]["systems"]["chosen"]
+    holder = chosen if where in chosen else chosen["lists"]["main"]
+    assert where in holder
+    holder[where] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="does not say how to score"):
+        SpeakerVerifier.from_hparams(copy, device="cpu").threshold()
+
+
 def test_no_utterance_and_no_speaker_of_the_trials_is_in_it(exp, folder):
     ids = json.loads((exp / "embeddings" / "test.speakers.json").read_text())
     whole = b"".join(path.read_bytes() for path in folder.iterdir())
@@ -149,6 +166,7 @@ def test_the_commands_take_the_folder_for_the_experiment(exp, folder, tmp_path, 
     answers = []
     for source in (exp, folder):
         given = ["compare", *files, "--experiment", str(source), "--json"]
+        given += ["--allow", "torch.nn.Linear,torch.nn.ReLU"]
         assert run(cli, given, "speechbrain-ext") == 0
         answers.append(json.loads(capsys.readouterr().out))
     assert answers[0] == answers[1]
@@ -156,10 +174,15 @@ def test_the_commands_take_the_folder_for_the_experiment(exp, folder, tmp_path, 
     for source in (exp, folder):
         output = tmp_path / f"{source.name}.npz"
         given = ["embed", *files, "--experiment", str(source), "--output", str(output)]
+        given += ["--allow", "torch.nn.Linear"]
         assert run(cli, given, "speechbrain-ext") == 0
         with np.load(output) as found:
             vectors.append(found["vectors"])
     assert np.array_equal(*vectors)
+    for given in (["compare", *files], ["embed", *files, "--output", str(output)]):
+        given += ["--experiment", str(folder), "--revision", "v1"]
+        assert run(cli, given, "speechbrain-ext") == 2
+        assert "is a folder here, so it has no revision" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_in_this_process")
@@ -350,6 +373,31 @@ def test_a_place_that_can_not_be_written_is_a_message(place):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("place", ["/proc/x", "/dev/null/x"])
+def test_an_onnx_file_that_can_not_be_written_is_a_message(exp, place, capsys):
+    code, _, err = exported(capsys, exp, "--format", "onnx", "--output", place)
+    assert code == 2
+    assert f"--output {place} can't be written" in err
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_the_licence_of_the_weights_is_that_which_is_given(codecs, tmp_path, capsys):
+    exp = codecs["seanet"]
+    code, out, _ = exported(capsys, exp, "--output", tmp_path / "x")
+    assert code == 0
+    assert "--license ID" in out
+    given = ["--output", tmp_path / "x", "--license", "Apache-2.0"]
+    code, out, _ = exported(capsys, exp, *given)
+    assert code == 0
+    assert "--license ID" not in out
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert "\nlicense: apache-2.0\n" in card
+    assert "The weights are shared under `apache-2.0`" in card
+    code, _, err = exported(capsys, exp, "--license", "my own: terms")
+    assert code == 2
+    assert "'my own: terms' is no identifier of a licence" in err
+
+
 @pytest.mark.usefixtures("_in_this_process")
 def test_names_beyond_the_list_are_told_to_whoever_opens_it(codecs, tmp_path):
     allowed = ["torch.nn.Linear"]
@@ -445,11 +493,22 @@ def test_figures_of_other_weights_are_refused(exp, codecs, tmp_path, capsys):
 
 
 def test_another_folder_is_never_written_over(codecs, tmp_path, capsys):
-    (tmp_path / "mine.txt").write_text("dear")
-    code, _, err = exported(capsys, codecs["seanet"], "--output", tmp_path)
-    assert code == 2
-    assert "something else than an earlier export" in err
-    assert names(tmp_path) == {"mine.txt"}
+    mine, model, clone = (tmp_path / name for name in ("mine", "model", "clone"))
+    for folder, name, text in (
+        (mine, "mine.txt", "dear"),
+        (model, "config.json", '{"architectures": ["Wav2Vec2Model"]}'),
+        (model, "weights.bin", "dear"),
+        (clone, "config.json", json.dumps({"format": FORMAT})),
+        (clone, ".git/config", "the history"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for folder in (mine, model, clone):
+        before = names(folder)
+        code, _, err = exported(capsys, codecs["seanet"], "--output", folder)
+        assert code == 2
+        assert "something else than an earlier export" in err
+        assert names(folder) == before
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from speechbrain_ext.data.audio import AudioError
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import sha256_file
 from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
+from speechbrain_ext.inference.folder import FORMAT
 from speechbrain_ext.inference.source import find_folder
 from speechbrain_ext.sharing.export import export, outputs, smoke
 from speechbrain_ext.sharing.export.hub import push
@@ -66,7 +67,22 @@ def test_a_damaged_file_is_named(copy, name, damage):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", "{}", '{"format": "other"}', "[" * 9999, "\xff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"format": "other"}',
+        "[" * 9999,
+        "\xff",
+        *(
+            json.dumps({"format": FORMAT, "task": "codec", "files": {}})[:-1]
+            + f', "sample_rate": {r}}}'
+            for r in ("Infinity", "-1", '"16000"', "1e9", "true")
+        ),
+    ],
 )
 def test_a_config_of_something_else_is_told(copy, text):
     (copy / "config.json").write_text(text, encoding="latin-1")
@@ -77,6 +93,15 @@ def test_a_config_of_something_else_is_told(copy, text):
 def test_a_model_of_the_other_task_names_its_class(folder):
     with pytest.raises(UserError, match=r"SpeechCodec\.from_hparams"):
         SpeakerVerifier.from_hparams(folder, device="cpu")
+
+
+def test_a_model_of_another_kind_is_told(copy):
+    (copy / "model.yaml").write_text("model: !new:torch.nn.Linear [3, 4]\n")
+    config = json.loads((copy / "config.json").read_text())
+    config["files"]["model.yaml"] = sha256_file(copy / "model.yaml")
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="Linear has no sample_rate, bitrates"):
+        SpeechCodec.from_hparams(copy, device="cpu")
 
 
 def test_weights_of_another_model_are_told(copy):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain_ext.checkout import project_root
+from speechbrain_ext.next_command import next_command
 
 #: Names in ``hparams/presets``, and what each changes.
 PRESETS: dict[str, str] = {
@@ -239,6 +240,8 @@ class Recommendation:
         """
         if dump is not None and self.command in (_ANALYZE, _REPLAY):
             return f"{self.command} {dump}"
+        if dump is not None:  # <experiment>/debug_nan/<dump>
+            return next_command(self.command, Path(dump).parent.parent)
         return self.command
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from speechbrain_ext.brain.forensics.causes import CAUSES, recommend
 from speechbrain_ext.brain.forensics.dump import Dump
+from speechbrain_ext.next_command import next_command
 
 #: Values beyond this are extreme in any item; audio is meant to lie within 1.
 _EXTREME = 1e4
@@ -234,6 +235,8 @@ def _advise(dump: Dump, cause: str, text: str, command: str | None) -> dict:
         command = None  # this is it
     if command == "speechbrain-ext replay":
         command = f"{command} {dump.path}"
+    if command:  # <experiment>/debug_nan/<dump>
+        command = next_command(command, Path(dump.path).parent.parent)
     return {"cause": cause, "text": text, "command": command}
 
 

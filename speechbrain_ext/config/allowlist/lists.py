@@ -54,7 +54,7 @@ class Place(NamedTuple):
     position : int or None
         Its position; None if it is given by name only.
     role : str
-        "write", "store", "read" or "fetch".
+        "write", "store", "read", "fetch" or "word".
     """
 
     argument: str

@@ -73,7 +73,7 @@ def remembered(recipe: Path) -> tuple[str, ...]:
         if key is None or not all(isinstance(name, str) for name in names):
             return ()
         known = hmac.compare_digest(code, _code(key, names, recipe))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()
     return tuple(names) if known else ()
 

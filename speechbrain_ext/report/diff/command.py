@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 import click
 
+from speechbrain_ext.errors import without_controls
 from speechbrain_ext.report.diff.comparison import Row, Section, compare
 from speechbrain_ext.report.diff.sides import Side, open_side
 
@@ -90,9 +91,9 @@ def _wrapped(text: str, width: int) -> list[str]:
 def diff(a: str, b: str, as_json: bool) -> int:
     """Show what differs between two experiments: settings, figures, data, code.
 
-    Recipes (.yaml) and results (.json) can be given too; what only one of two has is
-    not compared. Where things are put, and times, are no difference. Exit code 0: no
-    difference, 1: some, 2: there is nothing to compare.
+    Recipes (.yaml), bundles (.zip) and results (.json) can be given too; what only one
+    of two has is not compared. Where things are put, and times, are no difference. Exit
+    code 0: no difference, 1: some, 2: there is nothing to compare.
     """
     sides = open_side(a), open_side(b)
     sections = compare(*sides)
@@ -106,5 +107,5 @@ def diff(a: str, b: str, as_json: bool) -> int:
         }
         click.echo(json.dumps(said, indent=1, ensure_ascii=False))
     else:
-        click.echo(render_diff(*sides, sections))
+        click.echo(without_controls(render_diff(*sides, sections)))
     return int(different)

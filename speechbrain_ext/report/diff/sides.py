@@ -68,6 +68,13 @@ def _open_unpacked(path: Path, name: str) -> Side:
     return _open_folder(path, name, "unpacked bundle", "recipe.yaml")
 
 
+def _open_bundle(path: Path, name: str) -> Side:
+    from speechbrain_ext.sharing.bundle.unpacking import opened
+
+    with opened(path) as contents:
+        return _open_folder(contents.folder, name, "bundle", "recipe.yaml")
+
+
 def _open_recipe(path: Path, name: str) -> Side:
     return Side(name, "recipe", settings=settings_of(path))
 
@@ -81,6 +88,7 @@ OPENERS: list[tuple[Callable[[Path], bool], Callable[[Path, str], Side]]] = [
     (lambda path: (path / "hyperparams.yaml").is_file(), _open_experiment),
     (lambda path: (path / "recipe.yaml").is_file(), _open_unpacked),
     (lambda path: path.suffix in (".yaml", ".yml") and path.is_file(), _open_recipe),
+    (lambda path: path.suffix == ".zip" and path.is_file(), _open_bundle),
     (lambda path: path.suffix == ".json" and path.is_file(), _open_results),
 ]
 
@@ -101,7 +109,7 @@ def open_side(name: str) -> Side:
     if path.is_dir():
         what = "this folder is no experiment (no hyperparams.yaml in it)"
     elif path.exists():
-        what = "neither a recipe (.yaml) nor results (.json)"
+        what = "no recipe (.yaml), bundle (.zip) or results (.json)"
     raise UserError(
         f"diff: {name}: {what}\n  what there is: speechbrain-ext list experiments"
     )

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from speechbrain_ext.checkout import project_root
+from speechbrain_ext.errors import without_controls
 from speechbrain_ext.report.listing.inventory import (
     list_experiments,
     list_recipes,
@@ -115,4 +116,4 @@ def list_command(kind: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1, ensure_ascii=False))
     else:
-        click.echo(render_list(found, here))
+        click.echo(without_controls(render_list(found, here)))

@@ -97,7 +97,9 @@ def speaker_problems(results: dict[str, Any], folder: Path) -> list[str]:
     if (folder / "scores").is_dir():
         try:
             problems += _recomputed(results, folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+        ) as error:  # fmt: skip
             problems.append(f"scores: can't be read: {error}")
     if not problems and results["digest"] != digest_of(results):
         problems.append("digest: does not fit the figures; one of them was edited")
@@ -145,6 +147,10 @@ def _recomputed(results: dict[str, Any], folder: Path) -> Iterator[str]:
 
     nan = results["nan_trials"]["policy"]
     known = json.loads((folder / "scores" / "utterances.json").read_text("utf-8"))
+    told = results["errors"].get("system"), results["errors"].get("list")
+    pairs = {(one["name"], name) for one in results["systems"] for name in one["lists"]}
+    if told not in pairs:
+        yield f"errors: are of {told[0]} on {told[1]}, which was not scored"
     for index, system in enumerate(results["systems"]):
         for trials, found in system["lists"].items():
             where = f"systems[{index}].lists.{trials}"

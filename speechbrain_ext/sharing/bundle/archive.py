@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechbrain_ext.files import atomic_path
+from speechbrain_ext.sharing.bundle.contents import MAX_TEXT, check_size
 from speechbrain_ext.sharing.bundle.errors import BundleError, printable
 from speechbrain_ext.sharing.bundle.names import (
     MANIFEST,
@@ -28,8 +29,6 @@ from speechbrain_ext.sharing.bundle.names import (
 
 MAX_MEMBERS = 1000
 MAX_BYTES = 4 * 2**30 - 2**20  # of all members together: no zip64
-#: Text and lists (all but weights and scores) are read into memory.
-MAX_SMALL_BYTES = 256 * 2**20
 #: Largest ratio that is accepted where a member is larger than a MiB; deflate alone
 #: reaches 1000. What packs better is stored as it is.
 MAX_RATIO = 100
@@ -109,6 +108,9 @@ class Archive:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_file():
+            # A pipe would keep us waiting, a device never end.
+            raise BundleError(f"bundle {printable(self.path)}: is a folder or device")
         try:
             self._file = open(self.path, "rb")  # noqa: SIM115  (closed by `close`)
         except OSError as error:
@@ -159,8 +161,9 @@ class Archive:
         names = [member.name for member, _ in entries]
         check_distinct(names)
         _check_sizes([member for member, _ in entries])
-        for name in names:
-            check_known(name)
+        for member, _ in entries:
+            check_known(member.name)
+            check_size(member.name, member.size)
         if MANIFEST not in names:
             raise BundleError(f"holds no {MANIFEST}: no bundle of speechbrain-ext pack")
         return list(self._checked_against_headers(entries, start))
@@ -270,7 +273,7 @@ class Archive:
         except BundleError as error:
             raise self.refusal(error) from None
 
-    def read(self, name: str, limit: int = MAX_SMALL_BYTES) -> bytes:
+    def read(self, name: str, limit: int = MAX_TEXT) -> bytes:
         """Return the bytes of a small member.
 
         Raises

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from speechbrain_ext.config.command_line import names_of
+from speechbrain_ext.errors import UserError
 
 #: Dashes and underscores are the same, as in run.sh.
 SETTINGS = {
@@ -15,10 +20,6 @@ ALLOW = click.option(
     metavar="NAME",
     help="A name that the recipe may use beyond the list; repeatable.",
 )
-
-
-def _names(allow: tuple[str, ...]) -> list[str]:
-    return [name for text in allow for name in text.split(",") if name]
 
 
 @click.command(context_settings=SETTINGS | {"ignore_unknown_options": True})
@@ -63,7 +64,7 @@ def pack(source, settings, output, no_result, with_code, keep, preset, allow):
             with_code=with_code,
             overrides=settings,
             presets=preset,
-            allow=_names(allow),
+            allow=names_of(allow),
             keep=keep,
         )
     click.echo(f"pack: {done.path} ({done.path.stat().st_size:,} bytes)")
@@ -99,10 +100,12 @@ def unpack(bundle, folder, trust_code, below, allow):
     if below is not None:
         if folder is not None:
             raise click.UsageError("give FOLDER or --below DIR, not both")
-        found = unpack_below(bundle, below, trust_code=trust_code, allow=_names(allow))
+        found = unpack_below(
+            bundle, below, trust_code=trust_code, allow=names_of(allow)
+        )
         click.echo(found)
         return
-    found = unpack_bundle(bundle, folder, trust_code=trust_code, allow=_names(allow))
+    found = unpack_bundle(bundle, folder, trust_code=trust_code, allow=names_of(allow))
     click.echo(f"unpack: {found}")
 
 
@@ -127,13 +130,16 @@ def verify(bundle, expect_digest, data, allow):
     from speechbrain_ext.data.progress import progress_bar
     from speechbrain_ext.sharing.bundle.verification import verify as verify_bundle
 
+    if not Path(bundle).is_file():  # nothing was compared, so nothing failed
+        raise UserError(f"verify: {bundle}: no such file")
+
     with progress_bar() as progress:
         task = progress.add_task("verify", total=None)
         found = verify_bundle(
             bundle,
             expect_digest=expect_digest,
             data=data,
-            allow=_names(allow),
+            allow=names_of(allow),
             on_check=lambda name: progress.update(task, description=f"verify {name}"),
         )
     for line in found.lines():
@@ -180,5 +186,5 @@ def inspect(words):
 def _inspect_bundle(bundle, allow):
     from speechbrain_ext.sharing.bundle.inspection import describe_bundle
 
-    for line in describe_bundle(bundle, allow=_names(allow)):
+    for line in describe_bundle(bundle, allow=names_of(allow)):
         click.echo(line)

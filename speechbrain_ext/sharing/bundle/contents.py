@@ -36,7 +36,13 @@ _WIDTHS = {
 #: Those whose numbers are looked at: NumPy knows no bfloat16.
 _FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 MAX_HEADER = 16 * 2**20
+MAX_DIMENSIONS = 64
+MAX_COUNT = 2**48
 MAX_RECIPE = 2**20
+#: Texts, lists and scores are read into memory as a whole, where they become larger.
+MAX_TEXT = 64 * 2**20
+MAX_ARRAYS = 512 * 2**20
+_BLOCK = 2**26  # bytes of a tensor that are looked at together
 
 
 def check_file(path: Path, name: str) -> None:
@@ -54,6 +60,7 @@ def check_file(path: Path, name: str) -> None:
     BundleError
         Saying what it is.
     """
+    check_size(name, path.stat().st_size)
     if name.endswith(".npz"):
         read_arrays(path.read_bytes(), name)
     elif name.endswith(".safetensors"):
@@ -62,6 +69,28 @@ def check_file(path: Path, name: str) -> None:
         strict_json(path.read_bytes(), name)
     else:
         _check_text(path.read_bytes(), name)
+
+
+def check_size(name: str, size: int) -> None:
+    """Refuse a member that would fill the memory of whoever reads it.
+
+    Arguments
+    ---------
+    name : str
+        Of the member; tensors are read part by part, and may be larger.
+    size : int
+        In bytes, before anything is inflated.
+
+    Raises
+    ------
+    BundleError
+        Naming the member and the limit.
+    """
+    limit = MAX_ARRAYS if name.endswith(".npz") else MAX_TEXT
+    if size > limit and not name.endswith(".safetensors"):
+        raise BundleError(
+            f"member '{printable(name)}' has {size:,} bytes; at most {limit:,} can be"
+        )
 
 
 def _check_text(data: bytes, name: str) -> None:
@@ -187,8 +216,11 @@ def check_tensors(path: Path, name: str) -> int:
         try:
             dtype, shape = tensor["dtype"], tensor["shape"]
             low, high = tensor["data_offsets"]
-            counts = all(type(n) is int and n >= 0 for n in (*shape, low, high))
-            wanted = math.prod(shape) * _WIDTHS[dtype]
+            # Bounded, since the product of long numbers takes minutes.
+            counts = len(shape) <= MAX_DIMENSIONS and all(
+                type(n) is int and 0 <= n <= MAX_COUNT for n in (*shape, low, high)
+            )
+            wanted = math.prod(shape) * _WIDTHS[dtype] if counts else 0
         except (KeyError, TypeError, ValueError):
             counts, low, high, wanted, dtype = False, 0, 0, 1, ""
         if not counts or high - low != wanted:
@@ -217,11 +249,12 @@ def _check_finite(path: Path, start: int, spans: list[tuple], name: str) -> None
     data = np.memmap(path, np.uint8, "r", start)
     for low, high, key, dtype in spans:
         if dtype in _FLOATS and high > low:
-            values = np.frombuffer(data[low:high].tobytes(), _FLOATS[dtype])
-            if not np.isfinite(values).all():
-                raise BundleError(
-                    f"{printable(name)}: tensor '{printable(key)}' holds NaN or Inf"
-                )
+            for begin in range(low, high, _BLOCK):
+                part = data[begin : min(begin + _BLOCK, high)].tobytes()
+                if not np.isfinite(np.frombuffer(part, _FLOATS[dtype])).all():
+                    raise BundleError(
+                        f"{printable(name)}: tensor '{printable(key)}' holds NaN or Inf"
+                    )
 
 
 def texts_of(data: bytes, name: str) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -95,9 +96,18 @@ def strict_json(data: bytes, name: str) -> Any:
     def constant(text: str) -> None:
         raise ValueError(f"{text} is no number of JSON")
 
+    def finite(text: str) -> float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f"{text[:40]} is too large for a number")
+        return number
+
     try:
         return json.loads(
-            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant
+            data.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_constant=constant,
+            parse_float=finite,
         )
     except RecursionError:
         raise BundleError(f"{printable(name)} is nested too deeply") from None

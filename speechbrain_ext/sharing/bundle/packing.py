@@ -6,13 +6,16 @@ import importlib.metadata
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import speechbrain_ext
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.sharing.bundle.archive import write_archive
+from speechbrain_ext.sharing.bundle.contents import check_file
+from speechbrain_ext.sharing.bundle.errors import BundleError, printable
 from speechbrain_ext.sharing.bundle.manifest import (
     FORMAT,
     NAME,
@@ -62,6 +65,7 @@ class Packed(NamedTuple):
     notes: list[str]
 
 
+@tells_own_commands
 def pack(
     source: str | os.PathLike,
     output: str | os.PathLike | None = None,
@@ -104,11 +108,13 @@ def pack(
         this machine; nothing is written.
     """
     source = Path(source)
+    name = _name(source)
+    path = Path(output or f"{name}.zip")
+    _check_output(path)
     if source.is_dir():
         members, facts = _experiment(source, result, tuple(allow), (overrides, presets))
     else:
         members, facts = _recipe(source, overrides, presets, tuple(allow))
-    name = _name(source)
     if MODEL in members:
         from speechbrain_ext.sharing.bundle import card
 
@@ -142,9 +148,38 @@ def pack(
     )
     members[MANIFEST] = manifest
     refuse_private(members, keep=keep)
-    path = Path(output or f"{name}.zip")
-    write_archive(path, members)
+    _refuse_unreadable(members)
+    try:
+        write_archive(path, members)
+    except OSError as error:  # the disk may be full by now
+        raise _not_written(path, error) from error
     return Packed(path, digest_of(manifest), notes)
+
+
+def _check_output(path: Path) -> None:
+    """Find out before the work whether the file can be written."""
+    if path.exists() and not path.is_file():
+        raise UserError(
+            f"pack: --output {path} is a folder or device; name a file: "
+            f"--output {path / 'NAME.zip'}"
+        )
+    try:
+        parent = path.resolve().parent
+        made = [p for p in (parent, *parent.parents) if not p.exists()]
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+        for folder in made:  # made again once there is something to put into it
+            folder.rmdir()
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"pack: {path} can't be written: {error.strerror or error}\n  Next: name a "
+        "file where you may write: --output FILE.zip"
+    )
 
 
 def _name(source: Path) -> str:
@@ -213,17 +248,62 @@ def _experiment(
             f"pack: {folder} has no {RESULTS}: nothing was scored yet. Next: "
             "./run.sh --stage train; or share the recipe alone: --no_result"
         )
+    _refuse_links(folder)
     results = clean_results(read_results(folder / RESULTS))
     model = trained_model(folder, results["task"])
     members |= {RESULTS: _json(results), MODEL: model.weights}
     members |= _scores(folder)
     if (folder / "env.json").exists():
-        environment = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+        environment = _read_json(folder / "env.json")
         members["env.json"] = _json(clean_environment(environment))
     for name in ("speakers.json", "train_log.txt"):
         if (folder / name).exists():
             members[name] = (folder / name).read_bytes()
     return members, facts | {"model": model.facts, "results": results}
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse what would take along a file from elsewhere on this machine.
+
+    An experiment may have come from somebody else, who put a link into it.
+    """
+    inside = folder.resolve()
+    named = (RESULTS, "env.json", "speakers.json", "train_log.txt", "scores")
+    for path in (*(folder / name for name in named), *(folder / "scores").glob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise UserError(
+                f"pack: {path} is a link to a file outside the experiment; what lies "
+                "elsewhere is not packed\n  Next: look at it; put a copy in its place "
+                "if it belongs there"
+            )
+
+
+def _read_json(path: Path, *keys: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not all(key in found for key in keys):
+            raise ValueError("not what training and scoring write")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"pack: {path}: broken: {printable(error)}\n  Next: make the experiment's "
+            "results anew, or share the recipe alone: --no_result"
+        ) from None
+    return found
+
+
+def _refuse_unreadable(members: Mapping[str, bytes]) -> None:
+    """Refuse what nobody could unpack, before it is published."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, data in members.items():
+            path = Path(scratch) / "member"
+            path.write_bytes(data)
+            try:
+                check_file(path, name)
+            except BundleError as error:
+                raise UserError(
+                    f"pack: {printable(error)}; nobody could unpack it, so nothing was "
+                    "written"
+                ) from None
 
 
 def _scores(folder: Path) -> dict[str, bytes]:
@@ -238,7 +318,7 @@ def _scores(folder: Path) -> dict[str, bytes]:
             found[f"scores/{path.name}"] = copy.read_bytes()
     utterances = folder / "scores" / "utterances.json"
     if utterances.exists():
-        known = json.loads(utterances.read_text(encoding="utf-8"))
+        known = _read_json(utterances, "speakers", "sources")
         kept = {key: known[key] for key in ("speakers", "sources")}
         found["scores/utterances.json"] = _json(kept)
     return found

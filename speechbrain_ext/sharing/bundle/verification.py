@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from speechbrain_ext.sharing.bundle.unpacking import Contents, make_experiment, 
 
 OK, FAILED, NOTE = "ok", "FAILED", "note"
 _MAX_TOLD = 5
+CARD_CHECK = "card"
 
 INTEGRITY = (
     "This is integrity, not authorship: whoever makes a whole bundle anew makes one "
@@ -68,6 +70,9 @@ class Verified:
     def lines(self) -> list[str]:
         """Return what the command prints."""
         end = "verified" if self.ok else "NOT verified"
+        known = {(check.name, check.verdict) for check in self.checks}
+        if self.ok and (CARD_CHECK, NOTE) in known:
+            end = f"verified, but not {CARD}"
         return [*map(str, self.checks), f"{end}. {INTEGRITY}"]
 
 
@@ -142,6 +147,7 @@ def _checks(
     yield "weights", lambda: [_weights(contents)]
     yield "figures", lambda: _figures(contents, results)
     yield "card", lambda: [_card(contents, results)]
+    yield "settings", lambda: _settings(contents, results)
     if data is not None:
         yield "audio", lambda: _audio(contents, results, data, allow)
 
@@ -157,6 +163,7 @@ def _digest(digest: str, expected: str | None) -> Check:
 def _recipe(contents: Contents, allow: tuple[str, ...]) -> list[Check]:
     from speechbrain_ext.config.flatten import config_hash
     from speechbrain_ext.config.lint import check_recipe
+    from speechbrain_ext.config.tree import walk
 
     more = {"allow": allow} if allow else {}
     path = contents.folder / RECIPE
@@ -165,6 +172,15 @@ def _recipe(contents: Contents, allow: tuple[str, ...]) -> list[Check]:
         told = [printable(f"line {f.where.line}: {f.message}") for f in plan.faults]
         return _all_or(told, "recipe", "")
     checks = [Check(OK, "recipe", "loads by the rules, and names only what is allowed")]
+    open_inputs = {
+        ".".join(map(str, path))
+        for path, node in walk(plan.root)
+        if node.tag == "!PLACEHOLDER"
+    }
+    # Figures of a recipe with open settings are not held to its hash: see `_figures`.
+    if odd := open_inputs ^ set(contents.manifest["inputs"]):
+        text = f"open in the recipe or in the manifest, not in both: {', '.join(odd)}"
+        checks.append(Check(FAILED, "inputs", printable(text)))
     found, said = config_hash(plan.root), contents.manifest["config_hash"]
     if found != said:
         text = f"the recipe's is {found}, the manifest says {said}"
@@ -206,10 +222,7 @@ def _figures(contents: Contents, results: Any) -> list[Check]:
     if not problems:
         said = results["conditions"]["config_hash"]
         ours = contents.manifest["config_hash"]
-        opened_inputs = [
-            key for key in contents.manifest["inputs"] if not _is_volatile(key)
-        ]
-        if said != ours and not opened_inputs:
+        if said != ours and not _open_settings(contents):
             problems.append(
                 f"conditions.config_hash: is {printable(said)}, but the recipe's is "
                 f"{ours}"
@@ -228,10 +241,24 @@ def _figures(contents: Contents, results: Any) -> list[Check]:
     )
 
 
-def _is_volatile(key: str) -> bool:
+def _open_settings(contents: Contents) -> list[str]:
+    """List inputs that are more than where things are: part of the hash."""
     from speechbrain_ext.config.flatten import VOLATILE
 
-    return VOLATILE.match(key) is not None
+    return [key for key in contents.manifest["inputs"] if not VOLATILE.match(key)]
+
+
+def _settings(contents: Contents, results: Any) -> list[Check]:
+    """Say it where the figures can't be held to the recipe."""
+    said = results["conditions"]["config_hash"]
+    if said == contents.manifest["config_hash"]:
+        return []
+    named = printable(", ".join(_open_settings(contents)))
+    text = (
+        f"the recipe waits for {named}, so it can't be told whether the figures are of "
+        f"this recipe; theirs has the hash {printable(said)}"
+    )
+    return [Check(NOTE, "settings", text)]
 
 
 def _card(contents: Contents, results: Any) -> Check:
@@ -250,8 +277,17 @@ def _card(contents: Contents, results: Any) -> Check:
         return Check(OK, "card", f"{CARD} is what the results give, to the byte")
     if contents.manifest["library_sha256"] != library_hash():
         text = f"{CARD} was written by other code, or edited: trust the figures only"
-        return Check(NOTE, "card", text)
+        if odd := _foreign_numbers(path.read_text(encoding="utf-8"), wanted):
+            text += f"; the results don't give its {', '.join(odd[:_MAX_TOLD])}"
+        return Check(NOTE, CARD_CHECK, text)
     return Check(FAILED, "card", f"{CARD} is not what the results give")
+
+
+def _foreign_numbers(card: str, wanted: str) -> list[str]:
+    """List figures of a card that the card of the results does not have."""
+    decimal = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.])")
+    ours = set(decimal.findall(wanted))
+    return [n for n in dict.fromkeys(decimal.findall(card)) if n not in ours]
 
 
 def _audio(contents: Contents, results: Any, data: Any, allow) -> list[Check]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,13 @@ import torch
 
 from speechbrain_ext import __version__
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.files import atomic_folder, sha256_file, write_json, write_text
+from speechbrain_ext.files import (
+    atomic_folder,
+    read_json,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
 from speechbrain_ext.inference.folder import (
     CONFIG,
@@ -23,8 +28,8 @@ from speechbrain_ext.inference.folder import (
     MODEL,
     RECIPE,
     WEIGHTS,
-    is_export,
 )
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.report.results import read_results
 from speechbrain_ext.sharing.card import render_card
 from speechbrain_ext.sharing.export import hub as hub_of
@@ -32,7 +37,9 @@ from speechbrain_ext.sharing.export import readme, smoke
 from speechbrain_ext.sharing.export.cut import cut
 from speechbrain_ext.sharing.export.outputs import compute
 from speechbrain_ext.sharing.export.stock import NotStockError, write_stock
+from speechbrain_ext.sharing.front_matter import hub_licence
 from speechbrain_ext.sharing.onnx import export_onnx
+from speechbrain_ext.sharing.place import check_writable
 from speechbrain_ext.sharing.weights import write_weights
 from speechbrain_ext.tasks.codec.weights import load_codec
 from speechbrain_ext.tasks.experiment import versions
@@ -79,6 +86,7 @@ class _Job:
     words: list[str] = field(default_factory=list)
 
 
+@tells_own_commands
 def export(
     experiment: str | os.PathLike,
     output: str | os.PathLike | None = None,
@@ -88,6 +96,7 @@ def export(
     stock: bool = False,
     onnx: str | None = None,
     allow: Sequence[str] = (),
+    weights_licence: str | None = None,
     log: Callable[[str], None] = print,
 ) -> Path:
     """Write an inference folder; it is tried out in a process of its own before.
@@ -112,6 +121,8 @@ def export(
     allow : sequence of str
         Names that the model's recipe builds beyond the list of `load_recipe`; whoever
         opens the folder has to allow them, too.
+    weights_licence : str or None
+        Of what is shared, as the Hub names it; None: the card has that of the data.
     log : Callable
         Gets one line of text at a time.
 
@@ -130,6 +141,8 @@ def export(
     """
     experiment = Path(experiment)
     place = Path(output or experiment / "export")
+    if weights_licence is not None:
+        weights_licence = hub_licence(weights_licence)
     check_place(place)
     if hub is not None:
         hub_of.check_target(hub)
@@ -145,7 +158,11 @@ def export(
         job.config["files"] = {path.name: sha256_file(path) for path in files}
         write_json(draft / CONFIG, job.config)
         card = render_card(
-            results, name=name, files=readme.describe_files(draft), usage=usage
+            results,
+            name=name,
+            files=readme.describe_files(draft),
+            usage=usage,
+            weights_licence=weights_licence,
         )
         write_text(draft / "README.md", card)
         smoke.check_texts(draft, experiment)
@@ -162,6 +179,11 @@ def export(
         f"  in a new process{told} its outputs differ from the experiment's by at most "
         f"{worst:.1e}"
     )
+    if weights_licence is None:
+        log(
+            "  the card names the licence of the data; if the weights have another: "
+            "--license ID"
+        )
     if hub is not None:
         hub_of.push(place, hub, public=public, log=log)
     return place
@@ -177,21 +199,25 @@ def check_place(place: Path) -> None:
     """
     if place.exists() and not place.is_dir():
         raise UserError(f"export: --output {place} is a file; give a folder")
-    if place.is_dir() and any(place.iterdir()) and not is_export(place):
+    check_writable(place)
+    if place.is_dir() and (other := _other_than_export(place)):
         raise UserError(
-            f"export: --output {place} holds something else than an earlier export; it "
-            "is not written over\n  Next: give another folder, or remove it"
+            f"export: --output {place} holds something else than an earlier export "
+            f"({other}); it is not written over\n  Next: give another folder, or "
+            "remove it"
         )
-    try:
-        parent = place.resolve().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{place.name}."):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"export: --output {place} can't be written: {error.strerror or error}\n"
-            "  Next: give a folder that you may write"
-        ) from error
+
+
+def _other_than_export(place: Path) -> str | None:
+    """Name what would be lost if a folder were replaced; None if that is an export.
+
+    Models of other programs have a ``config.json``, too, and a clone of a repository
+    has its history.
+    """
+    names = sorted(path.name for path in place.iterdir())
+    ours = not names or read_json(place / CONFIG).get("format") == FORMAT
+    known = readme.FILE_NAMES if ours else ()
+    return next((name for name in names if name not in known), None)
 
 
 def _results_of(experiment: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.audio import save_audio
 from speechbrain_ext.data.loader import read_samples
 from speechbrain_ext.data.manifest import split_hash
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.report.codec.results import system_folder
 from speechbrain_ext.report.results import write_results
 from speechbrain_ext.scoring.opus import opus_points
@@ -39,6 +40,7 @@ from speechbrain_ext.tasks.packed import load_packed
 from speechbrain_ext.tasks.settings import manifest_at
 
 
+@tells_own_commands
 def evaluate(
     experiment: str | Path,
     test_manifest: str | Path,

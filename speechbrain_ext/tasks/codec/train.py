@@ -11,6 +11,7 @@ from speechbrain.utils.distributed import get_rank, if_main_process
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.data.loader import crop_loader, read_samples, utterance_loader
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.resume import changes
 from speechbrain_ext.tasks.brain import brain_of
 from speechbrain_ext.tasks.codec.brain import CodecBrain
@@ -32,6 +33,7 @@ ENOUGH_SECONDS = 1800.0
 HARMLESS = changes.HARMLESS | {"eval_kbps": "only what is scored afterwards"}
 
 
+@tells_own_commands
 def train(recipe: Recipe, *, force_resume: bool = False) -> CodecBrain:
     """Train a codec as its recipe says; goes on where an earlier run stopped.
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from speechbrain_ext.tasks.speaker.model_options import ALLOW, REVISION
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("one", type=click.Path())
@@ -15,8 +17,10 @@ import click
     "--experiment",
     required=True,
     type=click.Path(),
-    help="A scored one; or its export.",
+    help="A scored one; or its export; or USER/REPO of the Hugging Face Hub.",
 )
+@REVISION
+@ALLOW
 @click.option(
     "--far",
     type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
@@ -32,13 +36,16 @@ import click
 @click.option("--device", help="Default: a GPU if there is one.")
 @click.option("--vad", is_flag=True, help="Cut what is not speech at both ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def compare(one, other, experiment, far, backend, device, vad, as_json):
+def compare(
+    one, other, experiment, revision, allow, far, backend, device, vad, as_json
+):
     """Compare the speakers of two audio files, ONE and OTHER.
 
     The score of their embeddings is compared with the threshold that was measured on
     the trials of EXPERIMENT. The exit code is 0 for both answers.
     """
     # torch takes seconds to import; --help shall not wait for it.
+    from speechbrain_ext.config.command_line import names_of
     from speechbrain_ext.data.vad import open_detector
     from speechbrain_ext.inference import SpeakerVerifier
 
@@ -47,6 +54,8 @@ def compare(one, other, experiment, far, backend, device, vad, as_json):
         device=device,
         backend=backend,
         trim=open_detector("silero" if vad else "none"),
+        revision=revision,
+        allow=names_of(allow),
     )
     answer = answer_of(verifier, (one, other), far)
     if as_json:

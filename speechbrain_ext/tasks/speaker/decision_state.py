@@ -70,6 +70,10 @@ def decision_state(
     )
 
 
+def _counts(figures: Mapping[str, Any]) -> tuple[Any, Any]:
+    return figures["num_targets"], figures["num_nontargets"]
+
+
 class KeptDecision(Decision):
     """The decision of an export folder: scores and thresholds as the experiment's.
 
@@ -115,6 +119,9 @@ class KeptDecision(Decision):
             figures = found["lists"][TRIALS]
             _ = found["name"], found["label"], [figures[key] for key in _FIGURES]
             BackendSettings(**found["settings"])
+            for value in (*_counts(figures), *found["settings"].values()):
+                if isinstance(value, bool) or not isinstance(value, (int, float)):
+                    raise TypeError(f"{value!r} is no number")
             self._check_calibration(found)
         except (KeyError, TypeError) as error:
             self._refuse(f"does not say how to score ({error!r})")
@@ -146,7 +153,7 @@ class KeptDecision(Decision):
         }
         try:
             return Backend.from_arrays(settings, learned)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             self._refuse(f"does not fit what was learned: {error}")
 
     def trial_scores(self) -> tuple[np.ndarray, np.ndarray] | None:

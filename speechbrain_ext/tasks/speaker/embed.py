@@ -18,6 +18,7 @@ from speechbrain_ext.data.manifest import ManifestError, Utterance, verify_manif
 from speechbrain_ext.data.progress import progress_bar
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import write_json
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
 from speechbrain_ext.tasks.experiment import usable_device
 from speechbrain_ext.tasks.speaker.embedder import (
@@ -35,6 +36,7 @@ _BOTH = "speaker and channel"
 _MAX_NAMED = 10
 
 
+@tells_own_commands
 def embed_split(
     experiment: str | os.PathLike,
     data: str | os.PathLike,

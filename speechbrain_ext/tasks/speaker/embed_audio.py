@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import click
 
 from speechbrain_ext.errors import UserError, WorkError
+from speechbrain_ext.tasks.speaker.model_options import ALLOW, REVISION
 
 _MAX_TOLD = 20
 
@@ -20,8 +21,10 @@ _MAX_TOLD = 20
     "--experiment",
     required=True,
     type=click.Path(),
-    help="A trained one; or its export.",
+    help="A trained one; or its export; or USER/REPO of the Hugging Face Hub.",
 )
+@REVISION
+@ALLOW
 @click.option("--output", required=True, type=click.Path(), help="X.npz")
 @click.option("--device", help="Default: a GPU if there is one.")
 @click.option(
@@ -30,7 +33,7 @@ _MAX_TOLD = 20
     help="Longer files are embedded in equal chunks, averaged; default: 60.",
 )
 @click.option("--vad", is_flag=True, help="Cut what is not speech at both ends.")
-def embed(audio, experiment, output, device, max_seconds, vad):
+def embed(audio, experiment, revision, allow, output, device, max_seconds, vad):
     """Embed AUDIO: a folder, or files of any format, rate and number of channels.
 
     Files that can't be used are named with the reason, and the exit code is 1; the
@@ -39,9 +42,18 @@ def embed(audio, experiment, output, device, max_seconds, vad):
     Read the result with numpy.load, or EmbeddingSet.load of
     speechbrain_ext.scoring.embeddings: ids, vectors [n, dim], seconds [n].
     """
+    from speechbrain_ext.config.command_line import names_of
+
     paths = find_recordings(audio)
     embed_recordings(
-        paths, experiment, output, device=device, max_seconds=max_seconds, vad=vad
+        paths,
+        experiment,
+        output,
+        device=device,
+        max_seconds=max_seconds,
+        vad=vad,
+        revision=revision,
+        allow=names_of(allow),
     )
 
 
@@ -94,6 +106,8 @@ def embed_recordings(
     device: str | None = None,
     max_seconds: float | None = None,
     vad: bool = False,
+    revision: str | None = None,
+    allow: Iterable[str] = (),
     log: Callable[[str], None] = click.echo,
 ):
     """Embed recordings of any kind into one ``.npz``; goes on where it was killed.
@@ -113,6 +127,10 @@ def embed_recordings(
         See `Embedder`; None: its default.
     vad : bool
         Cut what is not speech at both ends.
+    revision : str or None
+        Branch, tag or commit on the Hub.
+    allow : Iterable of str
+        Names that the recipe in an export may build beyond the list.
     log : Callable
         Gets one line of text at a time.
 
@@ -148,7 +166,8 @@ def embed_recordings(
     if output.is_dir():
         raise UserError(f"embed: --output {output} is a folder; give a file in it")
     settings = {} if max_seconds is None else {"max_seconds": max_seconds}
-    embedder = open_embedder(find_folder(experiment), device, **settings)
+    folder = find_folder(experiment, revision=revision)
+    embedder = open_embedder(folder, device, allow=allow, **settings)
     trim = open_detector("silero" if vad else "none")
     settings_text = f"vad={trim.stamp if trim else None}"
     started = time.monotonic()

@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from speechbrain_ext.data.manifest import split_hash
 from speechbrain_ext.errors import WorkError
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.report.results import write_results
 from speechbrain_ext.report.speaker.results import digest_of
 from speechbrain_ext.scoring.figures import name_errors, source_figures, trial_figures
@@ -64,6 +65,7 @@ UNKNOWN_SOURCES = (
 )
 
 
+@tells_own_commands
 def score(
     experiment: str | Path,
     data: str | Path,

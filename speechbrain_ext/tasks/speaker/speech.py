@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from speechbrain_ext.data.manifest import Utterance, read_manifest
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.files import write_json
+from speechbrain_ext.files import read_json, write_json
 from speechbrain_ext.scoring.embeddings import EmbeddingSet
 from speechbrain_ext.scoring.trials import Trials, read_trials
 
@@ -144,7 +143,13 @@ def trained_speakers(folder: Path, speech: Speech) -> set[str]:
     known = set(speech.speakers(speech.cohort.ids))
     path = folder / "speakers.json"
     if path.exists():
-        known |= set(json.loads(path.read_text(encoding="utf-8"))["speakers"])
+        named = read_json(path).get("speakers")
+        if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+            raise UserError(
+                f"score: {path} is broken, and says who was trained on\n  Next: get it "
+                "again, or train again: ./run.sh --stage train --force"
+            )
+        known |= set(named)
     return known
 
 

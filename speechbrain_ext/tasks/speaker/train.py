@@ -15,6 +15,7 @@ from speechbrain_ext.data.manifest import ManifestError, Utterance, read_manifes
 from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.data.speaker_loader import speaker_loader
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.resume.changes import HARMLESS
 from speechbrain_ext.tasks.brain import brain_of
 from speechbrain_ext.tasks.initialize import load_initial_weights
@@ -47,6 +48,7 @@ __all__ = [
 EXPERIMENT_FILES = ("speakers.json",)
 
 
+@tells_own_commands
 def train(recipe: Recipe, *, force_resume: bool = False) -> SpeakerBrain:
     """Train an encoder as its recipe says; goes on where an earlier run stopped.
 

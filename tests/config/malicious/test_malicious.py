@@ -60,10 +60,11 @@ class Den:
             ("evil_twin.py", "class Other: pass\n"),
             ("fragment.yaml", "run: !apply:os.system [touch CANARY]\nevil: 1\n"),
             ("linked_exp/a", ""),
+            ("package/deep/b.py", "pass\n"),
             ("../../outside.yaml", "a: 1\n"),
         ):
             path = self.folder / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True, parents=True)
             path.write_text(self.told(text), encoding="utf-8")
         (self.folder / "link.yaml").symlink_to(folder / "outside.yaml")
         (self.folder / "linked").symlink_to(folder)
@@ -188,6 +189,12 @@ BOMBS = {
         "a: '" + "<" * 19_000 + "'\n" + doubling("b{n}: !ref <a>x", 200), ""
     ),
     "whole number": ("a: " + "9" * 19_000, "Exceeds the limit"),
+    "short number": ("a: 0x" + "f" * 19_000 + "\nb: !ref x<a>", "more than 256 bits"),
+    "short number as a key": ("0x" + "f" * 900 + ": 1", "more than 256 bits"),
+    "short number in a tuple": ("a: (0x" + "f" * 900 + ", 1)", "plain scalars only"),
+    "directive behind another end of line": (
+        "# c\r%TAG ! tag:yaml.org,2002:\r---\ra: 1", "%TAG directives are not accepted"
+    ),
     "unknown references": (
         doubling("k{n}: !ref <no_such_key_{n}>", 2000), "too many faults"
     ),

@@ -25,6 +25,7 @@ arguments=() selection=() overrides=() plan=() device=() resume=()
 # shellcheck disable=SC2034 # filled by --allow NAME, for the words of the recipe
 allow=()
 about_text=""
+task="" # a run.sh that takes recipes says which
 python=""
 
 # --- messages ---------------------------------------------------------------------
@@ -291,7 +292,7 @@ shadow=""
 unpack_bundle() { # FILE -> bundle
   local words=("$1")
   if is_given trust_code; then words+=("--trust_code=${opt[trust_code]}"); fi
-  words+=("${allow[@]+"${allow[@]/#/--allow=}"}")
+  words+=("--task=$task" "${allow[@]+"${allow[@]/#/--allow=}"}")
   if [[ ${opt[dry_run]-} == true ]]; then
     shadow=$(mktemp -d)
     trap 'rm -rf -- "$shadow"' EXIT

@@ -9,6 +9,7 @@ root=../..
 source "$root/egs/common.sh"
 
 about "A neural speech codec, trained and scored (egs/${PWD##*/})."
+task=codec # recipes and bundles of others are refused
 stage 0 data     "fetch or speak the corpus"
 stage 1 prepare  "16 kHz audio, splits and manifests"
 stage 2 train    "learn the codec"
@@ -144,6 +145,7 @@ stage_pack() {
   runs -m speechbrain_ext pack "$expdir" "--output=$(bundle_of "$expdir")"
 }
 
+tell task "$task"
 tell check "${recipe_words[@]}"
 tell show "$expdir/summary.txt"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" \

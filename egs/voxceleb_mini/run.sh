@@ -10,6 +10,7 @@ root=../..
 source "$root/egs/common.sh"
 
 about "Speaker verification, trained and scored (egs/${PWD##*/})."
+task=speaker # recipes and bundles of others are refused
 stage 0 data     "fetch, find or speak the corpus"
 stage 1 prepare  "16 kHz speech, train and test speakers, trial lists"
 stage 2 train    "learn speaker embeddings"
@@ -203,6 +204,7 @@ stage_pack() {
   runs -m speechbrain_ext pack "$expdir" "--output=$(bundle_of "$expdir")"
 }
 
+tell task "$task"
 tell check "${recipe_words[@]}"
 tell show "$expdir/summary.txt"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" Scores "$expdir/scores" \

@@ -59,7 +59,7 @@ def run(plan: Plan) -> int:
         )
     chosen = choose_stages(plan.stages, plan.first, plan.last)
     if plan.check:
-        check_recipe(plan.check, options=plan.options)
+        check_recipe(plan.check, options=plan.options, task=plan.task)
     if plan.dry_run:
         return dry_run(plan, chosen)
     complain_about_missing_inputs(plan, chosen)

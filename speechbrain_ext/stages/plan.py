@@ -101,6 +101,8 @@ class Plan:
         A file and its text, written once a stage has succeeded; or empty.
     options : list[str]
         Names of all declared options, for suggestions.
+    task : str
+        What is trained here; a recipe of another task is refused. "": not said.
     check : list[str]
         RECIPE.yaml, presets and overrides, checked before the first stage; or empty.
     show : list[str]
@@ -124,6 +126,7 @@ class Plan:
     groups: list[str] = field(default_factory=list)
     settle: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
+    task: str = ""
     check: list[str] = field(default_factory=list)
     show: list[str] = field(default_factory=list)
     look: list[str] = field(default_factory=list)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.ranges import range_faults
 from speechbrain_ext.stages.plan import suggest
+from speechbrain_ext.task_folders import task_fault
 
 
 def resolved_settings(words: Sequence[str]) -> dict[str, str] | None:
@@ -36,7 +37,9 @@ def resolved_settings(words: Sequence[str]) -> dict[str, str] | None:
     return dotted_values(plan.root)
 
 
-def check_recipe(words: Sequence[str], *, options: Sequence[str] = ()) -> None:
+def check_recipe(
+    words: Sequence[str], *, options: Sequence[str] = (), task: str = ""
+) -> None:
     """Raise `UserError` with everything wrong with a recipe and its overrides.
 
     Arguments
@@ -45,10 +48,16 @@ def check_recipe(words: Sequence[str], *, options: Sequence[str] = ()) -> None:
         As for `resolved_settings`.
     options : Sequence[str]
         Names of ``run.sh``'s own options: a misspelt one arrives here as an override.
+    task : str
+        The task that ``run.sh`` trains; "": any.
     """
     from speechbrain_ext.config.faults import ConfigError
 
     plan = _read(words)
+    said = dict(plan.root.children()).get("task") if plan.root is not None else None
+    # First of all: keys of another task are no typing errors.
+    if task and said and (fault := task_fault(words[0], said.value, task)):
+        raise UserError(f"run.sh: {fault}")
     if not plan.faults:
         faults = range_faults(_plain_values(plan.root))
         if faults:

@@ -9,6 +9,8 @@ import yaml
 from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_ext.config import Recipe
+from speechbrain_ext.errors import UserError
+from speechbrain_ext.task_folders import task_fault
 from speechbrain_ext.tasks.brain import TaskBrain
 from speechbrain_ext.tasks.experiment import join_ranks, open_experiment
 from speechbrain_ext.tasks.loggers import optional_loggers
@@ -48,6 +50,9 @@ def carry_out(
         If too many batches were rejected.
     """
     hparams = recipe.hparams
+    wanted = task.__name__.split(".")[-2]
+    if fault := task_fault(str(recipe.path), hparams.get("task"), wanted):
+        raise UserError(f"train: {fault}")
     task.check_settings(hparams, recipe.run_opts)
     join_ranks(recipe.run_opts)
     train_set, valid_set = manifests(hparams)

@@ -99,6 +99,24 @@ def test_a_bad_bundle_ends_it_and_an_unpacked_one_is_an_experiment(place, tmp_pa
     assert "exp/theirs/recipe.yaml" in text
 
 
+def test_a_bundle_of_another_task_is_refused_and_leaves_nothing(place, tmp_path):
+    here, _, name = place
+    other, at = {
+        "ecapa_mini": ("codec/transform", "codec; here the task is speaker"),
+        "transform": ("speaker/ecapa_mini", "speaker; here the task is codec"),
+    }[name]
+    packed = pack(ROOT / "recipes" / f"{other}.yaml", tmp_path / "other.zip")
+    for words in (["--tag=wrong", "--stage=train"], ["--dry_run"]):
+        text = run(here, "--recipe", str(packed.path), *words, rc=2)
+        assert f"other.zip is of the task {at}" in text
+        assert "Next: run it in egs/" in text
+    assert not (here / "exp").exists()
+    unpack(packed.path, here / "exp" / "theirs")
+    text = run(here, "--tag=theirs", rc=2)
+    assert f"exp/theirs/recipe.yaml is of the task {at}" in text
+    assert not (here / "exp" / "theirs" / "run.sh").exists()
+
+
 def test_an_experiment_of_somebody_else_does_not_choose_the_scripts(place, tmp_path):
     here, packed, name = place
     task = RECIPES_BY_NAME[name].split("/")[0]

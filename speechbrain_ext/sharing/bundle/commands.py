@@ -84,8 +84,9 @@ def pack(source, settings, output, no_result, with_code, keep, preset, allow):
 @click.option(
     "--below", type=click.Path(), help="Write to DIR/NAME-DIGEST and print only that."
 )
+@click.option("--task", help="With --below: refuse a bundle of another task.")
 @ALLOW
-def unpack(bundle, folder, trust_code, below, allow):
+def unpack(bundle, folder, trust_code, below, task, allow):
     """Write BUNDLE as FOLDER (default: its own name); again is a no-op.
 
     Nothing of it is run and no pickle is loaded. Everything but a plain archive of
@@ -101,7 +102,7 @@ def unpack(bundle, folder, trust_code, below, allow):
         if folder is not None:
             raise click.UsageError("give FOLDER or --below DIR, not both")
         found = unpack_below(
-            bundle, below, trust_code=trust_code, allow=names_of(allow)
+            bundle, below, task=task, trust_code=trust_code, allow=names_of(allow)
         )
         click.echo(found)
         return

@@ -23,6 +23,7 @@ from speechbrain_ext.sharing.bundle.manifest import (
     read_manifest,
 )
 from speechbrain_ext.sharing.bundle.names import CODE, MANIFEST, RECIPE
+from speechbrain_ext.task_folders import task_fault
 
 #: Written by unpacking: the recipe with a place for everything.
 FILLED = "hyperparams.yaml"
@@ -128,7 +129,12 @@ def make_experiment(folder: Path, target: Path, allow: Iterable[str] = ()) -> No
 
 
 def unpack_below(
-    bundle: str | os.PathLike, parent: str | os.PathLike, *, trust_code=None, allow=()
+    bundle: str | os.PathLike,
+    parent: str | os.PathLike,
+    *,
+    task: str | None = None,
+    trust_code: str | None = None,
+    allow: Iterable[str] = (),
 ) -> Path:
     """Unpack to ``<parent>/<name>-<digest>``: one folder for each bundle.
 
@@ -138,9 +144,13 @@ def unpack_below(
         As for `unpack`.
     parent : str or PathLike
         Folder of all of them.
+    task : str or None
+        Refuse a bundle of another one; None, or "": any.
     """
     with Archive(bundle) as archive:
         manifest, digest = manifest_in(archive)
+    if task and (fault := task_fault(printable(bundle), manifest["task"], task)):
+        raise UserError(f"unpack: {fault}")
     ending = "-trusted" if trust_code is not None else ""
     folder = Path(parent) / f"{manifest['name']}-{digest[:16]}{ending}"
     return unpack(bundle, folder, trust_code=trust_code, allow=allow)

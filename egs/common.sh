@@ -24,6 +24,7 @@ option_names=() stage_numbers=() stage_names=()
 arguments=() selection=() overrides=() plan=() device=() resume=()
 # shellcheck disable=SC2034 # filled by --allow NAME, for the words of the recipe
 allow=()
+bundle="" # set by find_recipe
 about_text=""
 task="" # a run.sh that takes recipes says which
 python=""
@@ -143,29 +144,28 @@ parse() {
   esac
 }
 
-set_option() {
-  local name=$1 value=$2 type=${option_type[$1]}
-  [[ -n $value ]] || fail "--$name needs a value"
-  [[ $value != *$'\n'* ]] || fail "--$name: the value holds a line break"
+# check_value: of name, value and type of whoever calls, in the form that stages see.
+# origin says where the value is from, if it was not typed.
+check_value() {
   case $type in
     flag)
-      [[ $value == true || $value == false ]] || fail "--$name is true or false, not '$value'"
+      [[ $value == true || $value == false ]] || fail "${origin-}--$name is true or false, not '$value'"
       ;;
     int:* | count:*)
-      [[ $value =~ ^[0-9]{1,6}$ ]] || fail "--$name needs a whole number, not '$value'"
+      [[ $value =~ ^[0-9]{1,6}$ ]] || fail "${origin-}--$name needs a whole number, not '$value'"
       value=$((10#$value))
-      [[ $type != count:* || $value -ge 1 ]] || fail "--$name must be at least 1"
+      [[ $type != count:* || $value -ge 1 ]] || fail "${origin-}--$name must be at least 1"
       ;;
     number:*)
-      [[ $value =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--$name needs a number, not '$value'"
+      [[ $value =~ ^[0-9]*\.?[0-9]+$ ]] || fail "${origin-}--$name needs a number, not '$value'"
       ;;
     part:*)
       [[ $value =~ ^(0*(\.[0-9]+)?|0*1(\.0*)?|0+\.)$ && $value == *[0-9]* ]] ||
-        fail "--$name needs a part, from 0 to 1, not '$value'"
+        fail "${origin-}--$name needs a part, from 0 to 1, not '$value'"
       ;;
     choice:*)
       [[ "|${type#choice:}|" == *"|$value|"* ]] ||
-        fail "--$name '$value': no such $name$(nearest "$value" "" "${type#choice:}")" \
+        fail "${origin-}--$name '$value': no such $name$(nearest "$value" "" "${type#choice:}")" \
           "  known: ${type#choice:}"
       ;;
     path:*) value=$(absolute "$value") ;;
@@ -173,6 +173,13 @@ set_option() {
       if [[ $value == *.yaml || $value == *.yml || $value == *.zip ]]; then value=$(absolute "$value"); fi
       ;;
   esac
+}
+
+set_option() {
+  local name=$1 value=$2 type=${option_type[$1]}
+  [[ -n $value ]] || fail "--$name needs a value"
+  [[ $value != *$'\n'* ]] || fail "--$name: the value holds a line break"
+  check_value
   if [[ $name == python && $value == */* ]]; then value=$(absolute "$value"); fi
   given[$name]=1
   case $type in
@@ -400,7 +407,8 @@ check_tag() {
 # recall FOLDER NAME...: take these options from the last run of the experiment in
 # FOLDER, unless one of them is given now: --tag mine --stage train means mine's corpus.
 recall() {
-  local folder=$1 line name taken=()
+  local folder=$1 line name value type origin taken=() as="as in $1 before"
+  if [[ -n $bundle && $folder == "$bundle" ]]; then as="as the author of the bundle"; fi
   shift
   for name in "$@"; do
     if is_given "$name"; then return 0; fi
@@ -409,12 +417,28 @@ recall() {
   while IFS= read -r line; do
     for name in "$@"; do
       if [[ $line == "$name="?* ]]; then
-        if [[ ${line#*=} != "${opt[$name]}" ]]; then taken+=("--$line"); fi
-        opt[$name]=${line#*=} given[$name]=1
+        value=${line#*=} type=${option_type[$name]} origin="$as: "
+        if [[ $type == @(flag|int:*|count:*|number:*|part:*|choice:*) ]]; then check_value; fi
+        if [[ $value != "${opt[$name]}" ]]; then taken+=("--$name=$value"); fi
+        opt[$name]=$value given[$name]=1
       fi
     done
   done <"$folder/.stages/settings"
-  if ((${#taken[@]})); then log "as in $folder before: ${taken[*]}"; fi
+  if ((${#taken[@]})); then log "$as: ${taken[*]}"; fi
+}
+
+# follow_author NAME...: of a bundle that the recipe is of, its author's options of the
+# split; with another corpus, which trains another model, none of them.
+follow_author() {
+  local line
+  [[ -n $bundle && -r $bundle/.stages/settings ]] || return 0
+  while IFS= read -r line; do
+    if [[ $line == corpus=?* && ${line#*=} != "${opt[corpus]}" ]]; then
+      log "note: the author of the bundle used --$line; yours: --corpus=${opt[corpus]}"
+      return 0
+    fi
+  done <"$bundle/.stages/settings"
+  recall "$bundle" "$@"
 }
 
 # --- stages -----------------------------------------------------------------------

@@ -51,8 +51,10 @@ if [[ -n ${expdir-} ]]; then
   recall "$expdir" "${source_names[@]}"
   recall "$expdir" "${split_names[@]}"
 fi
+find_recipe                                       # -> recipe_yaml, recipe_name, bundle
+if [[ -n $bundle ]]; then recall "$bundle" "${source_names[@]}"; fi
 if is_given data_folder && ! is_given corpus; then opt[corpus]=folder; fi
-find_recipe                                       # -> recipe_yaml, recipe_name
+follow_author "${split_names[@]}"
 find_presets "${preset[@]+"${preset[@]}"}"        # -> presets
 corpus=${opt[corpus]}
 tag=${opt[tag]:-${recipe_name}_$corpus}

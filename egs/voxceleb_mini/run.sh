@@ -63,7 +63,10 @@ if [[ -n ${expdir-} ]]; then
   recall "$expdir" "${source_names[@]}"
   recall "$expdir" "${split_names[@]}"
 fi
+find_recipe                                       # -> recipe_yaml, recipe_name, bundle
+if [[ -n $bundle ]]; then recall "$bundle" "${source_names[@]}"; fi
 if is_given data_folder && ! is_given corpus; then opt[corpus]=folder; fi
+follow_author "${split_names[@]}"
 
 # auto is settled once, in data/corpus, so that all runs speak of the same voices;
 # --corpus auto asks again. A dry run writes nothing and tries no network.
@@ -84,7 +87,6 @@ choose_corpus() {
 }
 if [[ ${opt[corpus]} == auto ]]; then choose_corpus; fi
 
-find_recipe                                       # -> recipe_yaml, recipe_name
 find_presets "${preset[@]+"${preset[@]}"}"        # -> presets
 corpus=${opt[corpus]}
 split=split${opt[split_seed]}

@@ -1,15 +1,17 @@
 """``./run.sh --recipe BUNDLE`` runs what somebody packed, in another place."""
 
+import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.sharing.bundle import pack, unpack
-from speechbrain_ext.sharing.bundle.manifest import describe_files
+from speechbrain_ext.sharing.bundle.manifest import describe_files, manifest_bytes
 from speechbrain_ext.sharing.bundle.unpacking import unpack_below
 from tests.sharing.bundles import whole, zipped
 
@@ -47,9 +49,10 @@ def place(request, tmp_path):
     return here, packed, Path(task).name
 
 
-def run(here, *words, rc=0):
+def run(here, *words, rc=0, corpus="espeak"):
+    source = [f"--corpus={corpus}"] if corpus else []
     done = subprocess.run(
-        ["./run.sh", "--corpus=espeak", *words],
+        ["./run.sh", *source, *words],
         cwd=here,
         env=ENV,
         capture_output=True,
@@ -97,6 +100,37 @@ def test_a_bad_bundle_ends_it_and_an_unpacked_one_is_an_experiment(place, tmp_pa
     unpack(packed.path, here / "exp" / "theirs")
     text = run(here, "--tag", "theirs", "--dry_run")
     assert "exp/theirs/recipe.yaml" in text
+
+
+def authored(packed, out, corpus, **settings):
+    """The same bundle, of somebody who trained on this speech."""
+    with zipfile.ZipFile(packed.path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(members["manifest.json"])
+    manifest["data"] = {"corpus": corpus, **settings}
+    members["manifest.json"] = manifest_bytes(manifest)
+    out.write_bytes(zipped(members))
+    return str(out)
+
+
+def test_a_bundle_brings_its_authors_speech_unless_another_is_given(place, tmp_path):
+    here, packed, name = place
+    theirs = "festival" if name == "transform" else "debian"
+    bundle = authored(packed, tmp_path / "b.zip", theirs, split_seed="7", num_test="9")
+    text = run(here, "--recipe", bundle, "--dry_run", corpus=None)
+    assert f"as the author of the bundle: --corpus={theirs}" in text
+    assert f"--datadir=data/{theirs}" in text
+    assert "seed=7" in text
+    assert "--num_test=9" in text
+    text = run(here, "--recipe", bundle, "--dry_run")
+    assert f"author of the bundle used --corpus={theirs}; yours: --corpus=esp" in text
+    assert "num_test" not in text
+    unpack(bundle, here / "exp" / "theirs")
+    text = run(here, "--tag=theirs", "--dry_run", corpus=None)
+    assert f"--datadir=data/{theirs}" in text
+    odd = authored(packed, tmp_path / "odd.zip", "nosuch")
+    text = run(here, "--recipe", odd, "--dry_run", rc=2, corpus=None)
+    assert "author of the bundle: --corpus 'nosuch': no such corpus" in text
 
 
 def test_a_bundle_of_another_task_is_refused_and_leaves_nothing(place, tmp_path):

@@ -1,4 +1,4 @@
-"""The card of a bundle: a function of its results and its file names alone."""
+"""The card of a bundle: a function of its results, files and manifest alone."""
 
 from __future__ import annotations
 
@@ -6,19 +6,30 @@ import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from speechbrain_ext.task_folders import PLACES, Place
+
 _USAGE = """\
 ```
-speechbrain-ext verify {name}.zip               # recomputes the tables from the scores
-speechbrain-ext inspect {name}.zip              # what loading the recipe would do
-./run.sh --recipe {name}.zip                    # in egs/: trains it on your data
-speechbrain-ext unpack {name}.zip exp/{name}    # in egs/: the trained model, then
-./run.sh --tag {name} --stage {stage}
+bundle=$PWD/{name}.zip                  # in the checkout, where the file lies
+speechbrain-ext verify "$bundle"        # recomputes the tables from the scores
+speechbrain-ext inspect "$bundle"       # what loading the recipe would do
+cd {folder}
+./run.sh --recipe "$bundle" --tag again     # trains it {speech}
+speechbrain-ext unpack "$bundle" exp/{name}
+./run.sh --tag {name} --stop_stage prepare  # its test speech
+./run.sh --tag {name} --stage {stage}       # the trained model, on it
 ```"""
-#: task -> the first stage of run.sh that uses a trained model
-_STAGES = {"codec": "evaluate", "speaker": "embed"}
+#: A task that is at home nowhere.
+_ANYWHERE = Place("egs/FOLDER", "train")
 
 
-def render(results: Mapping[str, Any], name: str, files: Iterable[str]) -> str:
+def render(
+    results: Mapping[str, Any],
+    name: str,
+    files: Iterable[str],
+    *,
+    data: Mapping[str, str] | None = None,
+) -> str:
     """Write README.md of a bundle.
 
     Arguments
@@ -29,8 +40,17 @@ def render(results: Mapping[str, Any], name: str, files: Iterable[str]) -> str:
         What the bundle is called.
     files : Iterable of str
         Names of its other members, but the manifest.
+    data : Mapping or None
+        What the manifest says of its speech.
     """
-    usage = _USAGE.format(name=name, stage=_STAGES.get(results["task"], "train"))
+    place = PLACES.get(results["task"], _ANYWHERE)
+    corpus = (data or {}).get("corpus")
+    usage = _USAGE.format(
+        name=name,
+        folder=place.folder,
+        stage=place.after_training,
+        speech=f"on the corpus {corpus}, as here" if corpus else "on your speech",
+    )
     try:
         card = importlib.import_module("speechbrain_ext.sharing.card")
     except ModuleNotFoundError:

@@ -55,8 +55,14 @@ def _what(contents: Contents) -> list[str]:
         f"  digest       {contents.digest}",
         f"  config_hash  {printable(manifest['config_hash'])}",
         f"  made with    {printable(versions)}",
+        *_data(manifest),
         f"  you fill in  {printable(', '.join(manifest['inputs'])) or 'nothing'}",
     ]
+
+
+def _data(manifest: dict) -> list[str]:
+    told = [f"--{name}={value}" for name, value in manifest.get("data", {}).items()]
+    return [f"  trained on   {' '.join(told)}"] if told else []
 
 
 def _files(contents: Contents) -> list[str]:

@@ -12,6 +12,7 @@
      "library_sha256": of the installed speechbrain_ext's code,
      "scripts": {"recipes/<task>/train.py": sha256, ...},
      "model": {"module", "checkpoint", what its training knew} or null,
+     "data": {option of run.sh: value}, which speech it learned from; where known,
      "files": {name: {"sha256", "bytes"}}}
 
 The digest does not depend on how the archive was compressed.
@@ -26,6 +27,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from speechbrain_ext.sharing.bundle import data
 from speechbrain_ext.sharing.bundle.errors import BundleError, printable
 from speechbrain_ext.sharing.bundle.names import (
     CODE,
@@ -55,6 +57,7 @@ _KEYS = {
     "model": (dict, type(None)),
     "files": dict,
 }
+_OPTIONAL = {"data": dict}
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
@@ -134,10 +137,10 @@ def read_manifest(data: bytes) -> dict[str, Any]:
             f"program reads {VERSION}; take a newer speechbrain-ext"
         )
     odd = [key for key in _KEYS if key not in manifest]
-    odd += [key for key in manifest if key not in _KEYS]
+    odd += [key for key in manifest if key not in _KEYS | _OPTIONAL]
     odd += [
         key
-        for key, kind in _KEYS.items()
+        for key, kind in (_KEYS | _OPTIONAL).items()
         if key in manifest and not isinstance(manifest[key], kind)
     ]
     if odd:
@@ -157,6 +160,11 @@ def _faults(manifest: dict[str, Any]):
         yield "inputs: must be names of keys"
     if not all(isinstance(text, str) for text in manifest["versions"].values()):
         yield "versions: must be texts"
+    for name, value in manifest.get("data", {}).items():
+        if not data.NAME.fullmatch(name):
+            yield f"data: {printable(name)} is no option"
+        elif not isinstance(value, str) or not data.VALUE.fullmatch(value):
+            yield f"data: {name} must be a word or a number"
     for name, script in manifest["scripts"].items():
         if not _SCRIPT.fullmatch(name):
             yield f"scripts: {printable(name)} is no recipes/TASK/NAME.py"

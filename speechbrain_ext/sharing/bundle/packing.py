@@ -15,6 +15,7 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.sharing.bundle.archive import write_archive
 from speechbrain_ext.sharing.bundle.contents import check_file
+from speechbrain_ext.sharing.bundle.data import data_settings
 from speechbrain_ext.sharing.bundle.errors import BundleError, printable
 from speechbrain_ext.sharing.bundle.manifest import (
     FORMAT,
@@ -118,7 +119,8 @@ def pack(
     if MODEL in members:
         from speechbrain_ext.sharing.bundle import card
 
-        members[CARD] = card.render(facts.pop("results"), name, members).encode()
+        results, data = facts.pop("results"), facts.get("data", {})
+        members[CARD] = card.render(results, name, members, data=data).encode()
     notes = []
     for script, data in changed_scripts(facts["task"]).items():
         if with_code:
@@ -239,7 +241,7 @@ def _experiment(
     # Where it lies is said by a person; what the file says of it does not count.
     members, facts = _recipe(resolved, [f"--output_folder={folder}"], (), allow)
     if not result:
-        return members, facts
+        return members, facts | _data(folder)
     from speechbrain_ext.report.results import read_results
     from speechbrain_ext.sharing.bundle.models import trained_model
 
@@ -259,7 +261,13 @@ def _experiment(
     for name in ("speakers.json", "train_log.txt"):
         if (folder / name).exists():
             members[name] = (folder / name).read_bytes()
-    return members, facts | {"model": model.facts, "results": results}
+    facts |= {"model": model.facts, "results": results}
+    return members, facts | _data(folder, str(results["command"]))
+
+
+def _data(folder: Path, command: str = "") -> dict[str, dict[str, str]]:
+    found = data_settings(folder, command)
+    return {"data": found} if found else {}
 
 
 def _refuse_links(folder: Path) -> None:

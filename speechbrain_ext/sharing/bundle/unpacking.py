@@ -16,6 +16,7 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file, write_text
 from speechbrain_ext.sharing.bundle.archive import Archive
 from speechbrain_ext.sharing.bundle.contents import check_file
+from speechbrain_ext.sharing.bundle.data import remember_data
 from speechbrain_ext.sharing.bundle.errors import BundleError, printable
 from speechbrain_ext.sharing.bundle.manifest import (
     code_digest,
@@ -95,6 +96,7 @@ def unpack(
         extract(archive, manifest, scratch)
         if trust_code is None:
             shutil.rmtree(scratch / CODE, ignore_errors=True)
+        remember_data(scratch, manifest.get("data", {}))
         if manifest["kind"] == "result":
             make_experiment(scratch, target, allow)
         _publish(scratch, target)

@@ -21,6 +21,7 @@ from speechbrain_ext.stages.plan import (
     choose_stages,
     makes,
     missing_inputs,
+    ranges_to_run,
 )
 from speechbrain_ext.stages.process import InterruptedStageError, run_logged
 from speechbrain_ext.stages.record import Record, Verdict
@@ -185,10 +186,10 @@ def complain_about_missing_inputs(plan: Plan, chosen: Sequence[Stage]) -> None:
         + (f"made by stage {maker}" if maker else "no stage makes it")
         for stage, path, maker in faults
     ]
-    makers = sorted({m.number: m for *_, m in faults if m}.items())
     commands = [
-        "  type: " + _command_line(plan, "--stage", m.name, "--stop_stage", m.name)
-        for _, m in makers
+        "  type: "
+        + _command_line(plan, "--stage", first.name, "--stop_stage", last.name)
+        for first, last in ranges_to_run(faults, plan.stages)
     ]
     raise UserError(
         "\n".join([f"run.sh: missing inputs ({len(faults)})", *lines, *commands])

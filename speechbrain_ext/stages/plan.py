@@ -244,6 +244,41 @@ def missing_inputs(chosen: Sequence[Stage], stages: Sequence[Stage]) -> list[tup
     return faults
 
 
+def ranges_to_run(
+    faults: Iterable[tuple], stages: Sequence[Stage]
+) -> list[tuple[Stage, Stage]]:
+    """Find the stages that make what is missing, and what they themselves miss.
+
+    Arguments
+    ---------
+    faults : Iterable[tuple]
+        As `missing_inputs` returns them.
+    stages : Sequence[Stage]
+        All, in order.
+
+    Returns
+    -------
+    list[tuple[Stage, Stage]]
+        First and last of each range of neighbours, in the order to run them.
+    """
+    wanted: list[Stage] = []
+    waiting = [maker for *_, maker in faults if maker]
+    while waiting:
+        stage = waiting.pop()
+        if stage not in wanted:
+            wanted.append(stage)
+            waiting += [m for *_, m in missing_inputs([stage], stages) if m]
+    found: list[tuple[Stage, Stage]] = []
+    for position, stage in enumerate(stages):
+        if stage not in wanted:
+            continue
+        if found and found[-1][1] is stages[position - 1]:
+            found[-1] = found[-1][0], stage
+        else:
+            found.append((stage, stage))
+    return found
+
+
 def makes(stage: Stage, path: str) -> bool:
     """Whether the stage declares the path, or a folder that holds it, as output."""
     wanted = Path(path)

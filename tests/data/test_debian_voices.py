@@ -216,6 +216,19 @@ def test_auto_takes_debian_where_it_can_be_fetched_and_says_why_not(apt, tmp_pat
     assert "E: no asterisk-prompt-es-co" in why
 
 
+def test_what_auto_tried_is_no_corpus_until_it_is_fetched(apt, tmp_path):
+    raw = tmp_path / "data" / "raw"
+    choose_corpus(raw)
+    assert not raw.exists()
+    asked = len(apt.asked)
+    DebianVoices().fetch(raw, None)
+    assert raw.exists()
+    assert [path.name for path in raw.parent.iterdir()] == ["raw"]
+    choose_corpus(raw)
+    assert apt.asked[asked:].count("asterisk-prompt-es-co") == 2  # both below raw
+    assert [path.name for path in raw.parent.iterdir()] == ["raw"]
+
+
 def test_auto_without_apt_takes_espeak(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     name, why = choose_corpus(tmp_path / "raw")

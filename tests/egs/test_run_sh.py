@@ -360,7 +360,7 @@ def test_missing_inputs_exit_2_with_the_command_that_makes_them(toy):
     text = toy.run("--stage", "report", "--tag", "a b", rc=2)
     assert "stage 3 (report) needs exp/a b/state: made by stage 2 (train)" in text
     wanted = "type: " + shlex.join([str(toy.script), "--tag=a b"])
-    assert wanted + " --stage train --stop_stage train" in text
+    assert wanted + " --stage copy --stop_stage train" in text
     assert not (toy.here / "exp").exists()
     text = toy.run("--source", "nowhere.txt", rc=2)
     assert "nowhere.txt: no stage makes it" in text

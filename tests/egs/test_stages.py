@@ -18,6 +18,7 @@ from speechbrain_ext.stages.plan import (
     choose_stages,
     missing_inputs,
     parse_plan,
+    ranges_to_run,
 )
 from speechbrain_ext.stages.process import run_logged
 from speechbrain_ext.stages.record import Record, parse_options
@@ -278,6 +279,30 @@ def test_an_input_made_by_an_earlier_chosen_stage_is_not_missing(tmp_path, monke
     assert missing_inputs(stages[1:2], stages) == [
         (stages[1], "data/x.json", stages[0])
     ]
+
+
+def test_what_is_missing_is_made_from_the_first_stage_that_is_missing(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    stages = [
+        Stage(0, "data", makes=["raw"]),
+        Stage(1, "prepare", needs=["raw"], makes=["json"]),
+        Stage(2, "train", needs=["json"], makes=["save"]),
+        Stage(3, "embed", needs=["weights", "json"], makes=["emb"]),
+        Stage(4, "score", needs=["emb", "json"]),
+    ]
+
+    def ranges(chosen):
+        found = ranges_to_run(missing_inputs(chosen, stages), stages)
+        return [(first.name, last.name) for first, last in found]
+
+    assert ranges(stages[2:3]) == [("data", "prepare")]
+    assert ranges(stages[1:3]) == [("data", "data")]
+    assert ranges(stages[4:]) == [("data", "prepare"), ("embed", "embed")]
+    Path("raw").mkdir()
+    assert ranges(stages[2:3]) == [("prepare", "prepare")]
+    assert ranges(stages[:3]) == []
 
 
 # --- the recipe --------------------------------------------------------------------

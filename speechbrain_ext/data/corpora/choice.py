@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speechbrain_ext.data.corpora.debian import fetch_packages
+from speechbrain_ext.data.corpora.debian import fetch_packages, probed_beside
 from speechbrain_ext.errors import UserError, WorkError
 
 # The smallest of the corpus debian, 1 MB.
@@ -15,7 +15,8 @@ def choose_corpus(raw: Path) -> tuple[str, str]:
     """Choose ``debian`` where its packages can be fetched, else ``espeak``.
 
     The proof is its smallest package: lists that apt holds say nothing of the network.
-    Where that one is unpacked already, nothing is fetched.
+    Where that one is unpacked already, nothing is fetched; `DebianVoices.fetch` takes
+    it over.
 
     Arguments
     ---------
@@ -30,7 +31,7 @@ def choose_corpus(raw: Path) -> tuple[str, str]:
         Why; one line for the log.
     """
     try:
-        fetch_packages([_PROBE], raw)
+        fetch_packages([_PROBE], raw if raw.exists() else probed_beside(raw))
     except (UserError, WorkError) as error:
         reason = str(error).splitlines()[-1]
         return "espeak", f"synthetic voices, since Debian's can't be fetched: {reason}"

@@ -24,6 +24,14 @@ PROGRAMS = ("apt-get", "dpkg-deb")
 _MAX_LIST_AGE_SECONDS = 24 * 3600
 
 
+def probed_beside(raw: Path) -> Path:
+    """Where a first package is tried: ``raw`` shall hold what the stage data fetched.
+
+    Otherwise a folder with one speaker would look as if that stage had run.
+    """
+    return raw.with_name("probed")
+
+
 def fetch_packages(
     names: Sequence[str],
     folder: Path,

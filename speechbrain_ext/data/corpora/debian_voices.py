@@ -23,7 +23,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from speechbrain_ext.data.corpora import Item, Speaker
-from speechbrain_ext.data.corpora.debian import fetch_packages
+from speechbrain_ext.data.corpora.debian import fetch_packages, probed_beside
 from speechbrain_ext.data.corpora.facts import Facts, iso_language
 from speechbrain_ext.data.corpora.folder import name_all
 from speechbrain_ext.data.progress import announce, progress_bar
@@ -160,6 +160,8 @@ class DebianVoices:
                     "recordings add --corpus folder"
                 )
             return
+        if probed_beside(raw).exists() and not raw.exists():
+            os.replace(probed_beside(raw), raw)
         wanted = list(dict.fromkeys(row.package for row in self.table))
         failed: dict[str, str] = {}
         with progress_bar() as progress:

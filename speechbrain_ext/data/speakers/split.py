@@ -165,7 +165,8 @@ def _check_sizes(sides, usable, num_open: int, num_test: int | None) -> None:
         reasons[_MAX_REASONS:] = [f"  ... and {len(reasons) - _MAX_REASONS} more"]
     if num_test is not None and len(sides["test"]) < num_test:
         head = (
-            f"prepare: --num_test {num_test}: only {num_open} speakers may be tested; "
+            f"prepare: --num_test {num_test}: only {num_open} "
+            f"{'speaker' if num_open == 1 else 'speakers'} may be tested; "
             "ask for fewer or give more recordings"
         )
         raise UserError("\n".join([head, *reasons]))

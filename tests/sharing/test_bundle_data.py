@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from speechbrain_ext.sharing.bundle.card import render
-from speechbrain_ext.sharing.bundle.data import SETTINGS, data_settings
+from speechbrain_ext.sharing.bundle.data import SETTINGS, data_settings, remember_data
 from speechbrain_ext.sharing.bundle.errors import BundleError
 from speechbrain_ext.sharing.bundle.manifest import read_manifest
+from speechbrain_ext.sharing.bundle.next_steps import next_steps
 from speechbrain_ext.sharing.bundle.unpacking import unpack
 from tests.sharing.bundles import whole, zipped
 
@@ -54,6 +55,28 @@ def test_what_was_taken_is_remembered_where_it_is_unpacked(tmp_path):
 def test_data_that_is_no_word_is_refused(data):
     with pytest.raises(BundleError, match="data"):
         read_manifest(whole(data=data)["manifest.json"])
+
+
+@pytest.mark.parametrize("kind", ["recipe", "result"])
+def test_unpacking_says_what_to_type_next(tmp_path, monkeypatch, kind):
+    egs = tmp_path / "egs" / "mine"
+    folder = egs / "exp" / "theirs"
+    folder.mkdir(parents=True)
+    (egs / "run.sh").write_text("")
+    manifest = {"kind": kind, "task": "speaker"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    remember_data(folder, {"corpus": "debian", "split_seed": "2"})
+    monkeypatch.chdir(egs)
+    lines = next_steps(Path("exp/theirs"))
+    assert lines[0].startswith("  its speech: --corpus=debian --split_seed=2 ")
+    assert lines[1].startswith("  Next: ./run.sh --tag theirs ")
+    assert (lines[-1].split()[-2:] == ["--stage", "embed"]) == (kind == "result")
+    monkeypatch.chdir(tmp_path)
+    assert next_steps(folder)[1] == "  Next: cd egs/mine"
+    (egs / "run.sh").unlink()
+    elsewhere = "\n".join(next_steps(folder))
+    assert f"./run.sh --expdir {folder}" in elsewhere
+    assert "egs/voxceleb_mini\n" in elsewhere
 
 
 def test_the_usage_of_a_card_can_be_pasted():

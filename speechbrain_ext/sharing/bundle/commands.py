@@ -95,6 +95,7 @@ def unpack(bundle, folder, trust_code, below, task, allow):
     A result becomes an experiment: unpack it to exp/NAME of an egs folder, and there
     ./run.sh --tag NAME --stage embed (or evaluate) uses its weights.
     """
+    from speechbrain_ext.sharing.bundle.next_steps import next_steps
     from speechbrain_ext.sharing.bundle.unpacking import unpack as unpack_bundle
     from speechbrain_ext.sharing.bundle.unpacking import unpack_below
 
@@ -108,6 +109,8 @@ def unpack(bundle, folder, trust_code, below, task, allow):
         return
     found = unpack_bundle(bundle, folder, trust_code=trust_code, allow=names_of(allow))
     click.echo(f"unpack: {found}")
+    for line in next_steps(found):
+        click.echo(line)
 
 
 @click.command(context_settings=SETTINGS)

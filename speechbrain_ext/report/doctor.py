@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import read_json
 from speechbrain_ext.next_command import next_command
 from speechbrain_ext.report.train_log import read_train_log
+from speechbrain_ext.task_folders import PLACES
+from speechbrain_ext.unpacked import is_unpacked
 
 #: A VQ loss of 6.31 was the sign of codebooks with huge values.
 MAX_VQ_LOSS = 2.0
@@ -103,6 +106,8 @@ def examine(experiment: str | Path) -> list[Finding]:
 
 
 def _epoch_completed(folder, rows) -> Finding:
+    if not rows and is_unpacked(folder):
+        return Finding(None, "epochs completed: the bundle does not say")
     return Finding(
         bool(rows),
         f"epochs completed: {len(rows)}",
@@ -291,10 +296,22 @@ def _data_folder(folder: Path) -> Path:
 
 
 def _checkpoint_there(folder, rows) -> Finding:
+    if is_unpacked(folder):
+        return Finding(True, f"weights are those of a bundle; use them: {_use(folder)}")
     found = len(list((folder / "save").glob("CKPT*/CKPT.yaml")))
     # After the first of several epochs there may be none yet.
     passed = None if not found and len(rows) == 1 else bool(found)
     return Finding(passed, f"checkpoints: {found}", "./run.sh --stage train")
+
+
+def _use(folder: Path) -> str:
+    """Name the command that uses an unpacked model."""
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8", errors="replace")
+    task = "speaker" if _SPEAKER_TASK.search(text) else "codec"
+    stage = PLACES[task].after_training
+    told = next_command(f"./run.sh --stage {stage}", folder)
+    name = shlex.quote(folder.resolve().name)
+    return told.replace("./run.sh --stage", f"./run.sh --tag {name} --stage")
 
 
 _OF_CODECS = (_snr_finite, _vq_small, _losses_fall, _codes_used)

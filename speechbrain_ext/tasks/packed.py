@@ -11,9 +11,7 @@ import torch
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
 from speechbrain_ext.sharing.weights import read_weights
-
-WEIGHTS = "model.safetensors"
-
+from speechbrain_ext.unpacked import MANIFEST, WEIGHTS, is_unpacked
 
 #: What scoring asks of a checkpoint, by the name of the module.
 KNOWN = {"encoder": ("epochs", "valid_eer"), "codec": ("epoch", "snr")}
@@ -46,11 +44,9 @@ def load_packed(
     UserError
         If the weights are another module's, damaged, or not those of the recipe.
     """
-    manifest = folder / "manifest.json"
-    if any(save_folder.glob("CKPT*")) or not (
-        manifest.is_file() and (folder / WEIGHTS).is_file()
-    ):
+    if not is_unpacked(folder, save_folder):
         return None
+    manifest = folder / MANIFEST
     try:
         told = json.loads(manifest.read_text(encoding="utf-8"))
         facts = dict(told["model"])

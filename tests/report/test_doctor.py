@@ -1,6 +1,7 @@
 """The seed's checklist: each line can pass, and each can fail with a next command."""
 
 import json
+import shutil
 
 import pytest
 
@@ -59,6 +60,22 @@ def test_each_fault_in_the_log_fails_with_a_next_command(experiment, change, tex
     found = [f for f in failures(experiment) if text in f.text]
     assert found
     assert found[0].advice
+
+
+def test_an_unpacked_bundle_is_told_to_be_used_not_trained(experiment):
+    shutil.rmtree(experiment / "save")
+    assert [f.text for f in failures(experiment)] == ["checkpoints: 0"]
+    for name in ("manifest.json", "model.safetensors"):
+        (experiment / name).write_text("{}")
+    told = render(examine(experiment))
+    assert failures(experiment) == []
+    assert "weights are those of a bundle" in told
+    assert "./run.sh --tag exp --stage evaluate" in told
+    (experiment / "run.sh").write_text("./run.sh --tag=exp\n")
+    assert f"{experiment}/run.sh --stage evaluate" in render(examine(experiment))
+    (experiment / "train_log.txt").unlink()
+    assert failures(experiment) == []
+    assert "--stage train" not in render(examine(experiment))
 
 
 def test_a_growing_loss_with_a_falling_snr_fails(experiment):

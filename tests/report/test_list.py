@@ -44,6 +44,17 @@ def stage(experiment, status):
     path.write_text(json.dumps({"status": status}))
 
 
+def test_an_unpacked_bundle_is_neither_interrupted_nor_trained(experiment):
+    shutil.rmtree(experiment / "save")
+    assert describe_experiment(experiment)["state"] == "interrupted"
+    for name in ("manifest.json", "model.safetensors"):
+        (experiment / name).write_text("{}")
+    assert describe_experiment(experiment)["state"] == "unpacked"
+    record = experiment / ".stages" / "score.json"
+    record.write_text(json.dumps({"status": "done"}))
+    assert describe_experiment(experiment)["state"] == "scored"
+
+
 def test_every_recipe_has_a_line_of_its_own_header():
     found = {recipe["name"]: recipe for recipe in list_recipes(ROOT)}
     assert len(found) == len(list(ROOT.glob("recipes/*/*.yaml")))

@@ -15,6 +15,7 @@ from speechbrain_ext.files import read_json
 from speechbrain_ext.report.headline import headline, peek_results
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.resume.history import read_history
+from speechbrain_ext.unpacked import is_unpacked
 
 _RESULTS = re.compile(r"Results:\s*(\S+?)\.?(?:\s|$)")
 _EPOCHS = re.compile(r"^number_of_epochs: (\d+)$", re.M)
@@ -95,7 +96,8 @@ def describe_experiment(folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``path``, ``state`` (not trained, training, interrupted, trained, scored),
+        ``path``, ``state`` (not trained, unpacked, training, interrupted, trained,
+        scored),
         ``epoch`` and ``epochs``, ``rejected_batches``, ``left_out``, ``forced``
         (whether it was gone on with by force), ``figure``, ``when`` (of the last
         change, local time), ``problem`` (what could not be read).
@@ -141,6 +143,8 @@ def _state(folder: Path, trained: bool, scored: bool, epoch, epochs) -> str:
     status = read_json(folder / ".stages" / "train.json").get("status")
     if status == "running" and _is_locked(folder / ".stages" / "lock"):
         return "training"
+    if not trained and is_unpacked(folder):
+        return "scored" if _scored_here(folder) else "unpacked"
     if not trained:
         return "interrupted" if epoch else "not trained"
     is_whole = status == "done" or (
@@ -149,6 +153,12 @@ def _state(folder: Path, trained: bool, scored: bool, epoch, epochs) -> str:
     if not is_whole:
         return "interrupted"
     return "scored" if scored else "trained"
+
+
+def _scored_here(folder: Path) -> bool:
+    """Whether results.json is no longer that of the bundle."""
+    records = (folder / ".stages" / f"{stage}.json" for stage in ("evaluate", "score"))
+    return any(read_json(record).get("status") == "done" for record in records)
 
 
 def _is_locked(path: Path) -> bool:

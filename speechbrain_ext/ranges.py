@@ -67,6 +67,12 @@ def range_faults(values: Mapping[str, Any]) -> list[str]:
         value = values.get(name)
         if _is_number(value) and not 0 < value < float("inf"):
             faults.append(f"{name} must be > 0, got {value}")
+    average, epochs = values.get("average_checkpoints"), values.get("number_of_epochs")
+    if _is_number(average) and _is_number(epochs) and average > max(0, epochs):
+        faults.append(
+            f"average_checkpoints must be from 0 to number_of_epochs ({epochs}), got "
+            f"{average}"
+        )
     if str(values.get("task", "")).endswith(".speaker"):
         faults += _speaker_faults(values)
     for folder, chance in _FOLDERS.items():

@@ -157,23 +157,46 @@ def dry_run(plan: Plan, chosen: Sequence[Stage]) -> int:
         reasons = list(verdict.reasons)
         if not reasons:
             # Their output may come out the same: then this stage will be skipped.
-            reasons += [
-                f"unless stage {earlier} leaves {path} as it is"
-                for path in stage.inputs
+            made = (
+                (earlier, [path for path in stage.inputs if makes(earlier, path)])
                 for earlier in waiting
-                if makes(earlier, path)
+            )
+            reasons += [
+                f"unless stage {earlier} leaves {_together(paths)} as "
+                f"{'it is' if len(paths) == 1 else 'they are'}"
+                for earlier, paths in made
+                if paths
             ]
         state = f"will run: {'; '.join(reasons)}" if reasons else "up to date"
         say(f"stage {stage.number} {stage.name:<10} {state}")
         say(f"    {shlex.join([*stage.launcher, *stage.command])}")
         if verdict.fresh and (moved := record.leftovers()):
-            say(f"  its earlier state will move to {record.aside}: {', '.join(moved)}")
+            say(
+                f"  begins anew; its earlier state will move to {record.aside}: "
+                f"{_together(moved)}"
+            )
             if record.aside.exists():
                 say("  what lies there now will be lost")
+        elif reasons and record.can_resume():
+            say(f"  goes on from {stage.restarts[0]}")
         if reasons:
             waiting.append(stage)
     complain_about_missing_inputs(plan, chosen)
     return 0
+
+
+def _together(paths: Sequence[str]) -> str:
+    """List paths with their folder told once.
+
+    Example
+    -------
+    >>> _together(["exp/a/save"]), _together(["exp/a/save", "exp/a/x.yaml"])
+    ('exp/a/save', 'save, x.yaml in exp/a')
+    """
+    folders = {os.path.dirname(path) for path in paths}
+    if len(paths) == 1 or len(folders) > 1:
+        return ", ".join(paths)
+    return f"{', '.join(map(os.path.basename, paths))} in {folders.pop() or '.'}"
 
 
 def complain_about_missing_inputs(plan: Plan, chosen: Sequence[Stage]) -> None:

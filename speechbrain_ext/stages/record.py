@@ -298,6 +298,9 @@ class Record:
         for path in self._moved:
             if (self.aside / path.name).exists():
                 os.replace(self.aside / path.name, path)
+        for folder in (self.aside, self.aside.parent):
+            with contextlib.suppress(OSError):  # something of earlier lies there
+                folder.rmdir()
         write_json(self.path, self._before)
         return True
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from types import ModuleType
 
 import yaml
 from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_ext.config import Recipe
 from speechbrain_ext.errors import UserError
@@ -71,12 +73,27 @@ def carry_out(
     if brain.checkpointer.find_checkpoint() is None:
         task.first_weights(brain, train_set)
     try:
-        brain.announce(train_loader)
+        if epochs_trained(brain.checkpointer) < hparams["epoch_counter"].limit:
+            brain.announce(train_loader)
+        elif if_main_process():
+            last = hparams["epoch_counter"].limit
+            print(f"already trained: epoch {last} of {last} is done", file=sys.stderr)
         brain.fit(hparams["epoch_counter"], train_loader, valid_loader)
         brain.finish(valid_loader)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(where_it_goes_on(brain.checkpointer)) from None
     return brain
+
+
+def epochs_trained(checkpointer: Checkpointer) -> int:
+    """Return how many epochs the last checkpoint holds as a whole; 0 if unknown."""
+    found = checkpointer.find_checkpoint()
+    if found is None or not found.meta.get("end-of-epoch", True):
+        return 0
+    try:
+        return int((found.path / "epoch_counter.ckpt").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
 
 
 def where_it_goes_on(checkpointer: Checkpointer) -> str:

@@ -302,7 +302,10 @@ def test_dry_run_says_what_would_be_set_aside_and_where(toy):
         "its earlier state will move to exp/toy/previous/train: exp/toy/state" in text
     )
     assert "will be lost" not in text
-    assert "will move" not in toy.run("--dry_run", "--epochs=3")
+    assert "begins anew; its earlier state" in text
+    text = toy.run("--dry_run", "--epochs=3")
+    assert "will move" not in text
+    assert "goes on from exp/toy/state" in text
     assert toy.read("exp/toy/state/epoch") == "2"
     toy.run("--preset=x")
     assert "what lies there now will be lost" in toy.run("--dry_run")
@@ -381,6 +384,7 @@ def test_a_stage_that_refuses_its_input_exits_2_and_nothing_is_lost(toy):
     toy.run()
     text = toy.run("--mood=refused", rc=2)
     assert "what it had made before is as it was" in text
+    assert not (toy.here / "exp/toy/previous").exists()
     assert toy.read("exp/toy/state/epoch") == "2"
     assert "Nothing to do" in toy.run()
 

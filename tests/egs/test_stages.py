@@ -326,6 +326,8 @@ def test_wrong_numbers_are_found_before_the_first_stage(recipe):
     words = [f"{ROOT}/recipes/speaker/{recipe}.yaml", "--output_folder=x"]
     words += ["--train_manifest=a", "--valid_manifest=b", "--reverb_prob=0"]
     check_recipe(words)
+    with pytest.raises(UserError, match=r"average_checkpoints must be .* \(2\)"):
+        check_recipe([*words, "--number_of_epochs=2"])
     wrong = ["batch_size=1", "scale=0", "margin=2", "crop_seconds=0", "noise_prob=2"]
     wrong += ["speeds=[0.9]", "num_workers=-1", "number_of_epochs=0"]
     wrong += ["average_checkpoints=-1", "balance=1.5", "rir_folder=rooms"]

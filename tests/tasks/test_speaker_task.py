@@ -118,13 +118,17 @@ def test_an_interrupted_run_ends_with_the_same_bits(data, trained, tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_an_interrupt_says_truthfully_where_the_run_goes_on(data, tmp_path):
+def test_an_interrupt_says_truthfully_where_the_run_goes_on(data, tmp_path, capsys):
     checkpointer = VerifiedCheckpointer(tmp_path / "none")
     assert "from the beginning" in where_it_goes_on(checkpointer)
-    brain = train(
-        recipe(data, tmp_path / "exp", number_of_epochs=1, average_checkpoints=0)
-    )
+    settings = {"number_of_epochs": 1, "average_checkpoints": 0}
+    brain = train(recipe(data, tmp_path / "exp", **settings))
     assert where_it_goes_on(brain.checkpointer).endswith("epoch 1, complete")
+    assert " steps on cpu: about " in capsys.readouterr().err
+    train(recipe(data, tmp_path / "exp", **settings))
+    told = capsys.readouterr().err
+    assert "already trained: epoch 1 of 1 is done" in told
+    assert "about" not in told
 
 
 def test_a_run_killed_while_it_averages_ends_the_same(

@@ -228,12 +228,6 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
         Naming all of them.
     """
     faults = setting_faults(hparams, run_opts)
-    epochs, average = hparams["epoch_counter"].limit, hparams["average_checkpoints"]
-    if average > max(0, epochs):
-        faults.append(
-            f"average_checkpoints must be from 0 to number_of_epochs ({epochs}), got "
-            f"{average}"
-        )
     faults += [f for f in _augment_faults(hparams["augment"]) if f not in faults]
     if world_size() > 1 and runs_on_cpu(run_opts):
         faults.append(

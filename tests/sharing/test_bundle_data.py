@@ -23,7 +23,7 @@ def test_options_of_the_speech_are_taken_and_folders_stay(tmp_path):
     (tmp_path / SETTINGS).parent.mkdir()
     (tmp_path / SETTINGS).write_text(
         "recipe=codec/transform\ncorpus=folder\ndata_folder=recordings\n"
-        "datadir=data/mine\nnum_test=12\nmax_rejected=0.2\nvad=../x\n"
+        "datadir=data/mine\nnum_test=12\nmax_rejected=.2\nvad=../x\n"
     )
     found = {"corpus": "folder", "num_test": "12", "max_rejected": "0.2"}
     assert data_settings(tmp_path, command) == found

@@ -73,6 +73,7 @@ def remember_data(folder: Path, settings: Mapping[str, str]) -> None:
 def _pairs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     for line in lines:
         name, _, value = line.partition("=")
+        value = f"0{value}" if value.startswith(".") else value  # .2 is a number, too
         whole = NAME.fullmatch(name) and VALUE.fullmatch(value)
         if whole and name not in _NOT_SHARED:
             yield name, value

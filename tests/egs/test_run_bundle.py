@@ -125,9 +125,11 @@ def test_a_bundle_brings_its_authors_speech_unless_another_is_given(place, tmp_p
     text = run(here, "--recipe", bundle, "--dry_run")
     assert f"author of the bundle used --corpus={theirs}; yours: --corpus=esp" in text
     assert "num_test" not in text
-    unpack(bundle, here / "exp" / "theirs")
-    text = run(here, "--tag=theirs", "--dry_run", corpus=None)
-    assert f"--datadir=data/{theirs}" in text
+    if name == "transform":  # what is the same in both is shown once
+        unpack(bundle, here / "exp" / "theirs")
+        text = run(here, "--tag=theirs", "--dry_run", corpus=None)
+        assert f"--datadir=data/{theirs}" in text
+        return
     odd = authored(packed, tmp_path / "odd.zip", "nosuch")
     text = run(here, "--recipe", odd, "--dry_run", rc=2, corpus=None)
     assert "author of the bundle: --corpus 'nosuch': no such corpus" in text
@@ -140,10 +142,10 @@ def test_a_bundle_of_another_task_is_refused_and_leaves_nothing(place, tmp_path)
         "transform": ("speaker/ecapa_mini", "speaker; here the task is codec"),
     }[name]
     packed = pack(ROOT / "recipes" / f"{other}.yaml", tmp_path / "other.zip")
-    for words in (["--tag=wrong", "--stage=train"], ["--dry_run"]):
-        text = run(here, "--recipe", str(packed.path), *words, rc=2)
-        assert f"other.zip is of the task {at}" in text
-        assert "Next: run it in egs/" in text
+    words = ["--recipe", str(packed.path), "--tag=wrong"]
+    text = run(here, *words, *(["--dry_run"] if name == "transform" else []), rc=2)
+    assert f"other.zip is of the task {at}" in text
+    assert "Next: run it in egs/" in text
     assert not (here / "exp").exists()
     unpack(packed.path, here / "exp" / "theirs")
     text = run(here, "--tag=theirs", rc=2)

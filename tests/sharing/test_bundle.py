@@ -189,6 +189,7 @@ def test_what_is_broken_is_not_packed(shared, tmp_path, prepare, message):
         (".", "is a folder or device; name a file"),
         ("pipe", "is a folder or device; name a file"),
         ("file/x.zip", "can't be written"),
+        ("file", r"ends in \.zip"),
     ],
 )
 def test_an_output_that_can_not_be_written_is_a_message(
@@ -204,6 +205,42 @@ def test_an_output_that_can_not_be_written_is_a_message(
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(OSError, match="is a folder or device"):
         write_text(tmp_path / "pipe", "a pipe stays one, as /dev/null has to")
+
+
+@pytest.mark.parametrize("name", ["README.md", "thesis.txt", "model.zip", "half.zip"])
+def test_only_a_bundle_is_replaced(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    for _ in range(2):
+        packed = pack("recipe.yaml", "mine.zip")
+    (tmp_path / name).write_bytes(packed.path.read_bytes()[:-9] + b"\n")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(UserError, match=r"ends in \.zip|is there and is no bundle"):
+        pack("recipe.yaml", name)
+    assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(UserError, match=r"Next: --output new\.md\.zip"):
+        pack("recipe.yaml", "new.md")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["exp", "--keeep", "x"], "no option --keeep; did you mean '--keep'?"),
+        (["exp", "-o", "x.zip"], "no option -o;"),
+        (["recipe.yaml", "-o", "x.zip"], "no option -o;"),
+        (["--recipe", "exp/f"], "no option --recipe;"),
+        (["exp", "--seed=3"], "--key=value is for a recipe: speechbrain-ext pack REC"),
+    ],
+)
+def test_an_option_that_pack_does_not_have_is_named(
+    tmp_path, monkeypatch, capsys, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    assert run(cli, ["pack", *words], "speechbrain-ext") == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.zip"))
 
 
 def link(path):

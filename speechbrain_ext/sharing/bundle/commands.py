@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from speechbrain_ext.config.command_line import names_of
+from speechbrain_ext.config.faults import did_you_mean
 from speechbrain_ext.errors import UserError
 
 #: Dashes and underscores are the same, as in run.sh.
@@ -52,6 +54,7 @@ def pack(source, settings, output, no_result, with_code, keep, preset, allow):
 
     The same source gives the same bytes. Publish the digest that is printed.
     """
+    _refuse_unknown_options(source, settings)
     from speechbrain_ext.data.progress import progress_bar
     from speechbrain_ext.sharing.bundle.packing import pack as pack_bundle
 
@@ -71,6 +74,22 @@ def pack(source, settings, output, no_result, with_code, keep, preset, allow):
     click.echo(f"  digest {done.digest}")
     for note in done.notes:
         click.echo(f"  note: {note}", err=True)
+
+
+def _refuse_unknown_options(source: str, settings: Sequence[str]) -> None:
+    """Refuse what is no option of ours where it can't be a key of a recipe either."""
+    words = [word for word in (source, *settings) if word.startswith("-")]
+    if not (source.startswith("-") or Path(source).is_dir()):
+        words = [word for word in words if not word.startswith("--")]
+    if not words:
+        return
+    options = [name for known in pack.params for name in known.opts if "--" in name]
+    typed = words[0].split("=")[0]
+    hint = did_you_mean(typed, options)
+    raise UserError(
+        f"pack: no option {typed}{hint}\n  --key=value is for a recipe: "
+        "speechbrain-ext pack RECIPE.yaml --key=value"
+    )
 
 
 @click.command(context_settings=SETTINGS)

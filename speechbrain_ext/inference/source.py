@@ -8,6 +8,7 @@ from pathlib import Path
 
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.inference.folder import READ_FILES
+from speechbrain_ext.sharing.kinds import describe_kind
 
 #: ``user/repo`` as the Hub allows it.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.A)
@@ -47,7 +48,7 @@ def find_folder(source: str | os.PathLike, *, revision: str | None = None) -> Pa
             raise UserError(f"{source} is a folder here, so it has no revision")
         return path
     if path.exists():
-        raise UserError(f"{source} is a file; give the folder that it lies in")
+        raise UserError(describe_kind(path))
     name = str(source)
     if not is_hub_name(name):
         raise UserError(

@@ -15,6 +15,7 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import read_json
 from speechbrain_ext.report.headline import peek_results
 from speechbrain_ext.resume.history import read_data_record, read_history
+from speechbrain_ext.sharing.kinds import refuse_kinds
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def open_side(name: str) -> Side:
         If there is nothing, or nothing that can be compared.
     """
     path = Path(name).expanduser()
+    refuse_kinds("diff", path, "export")  # its hyperparams.yaml is stock's
     for accepts, opened in OPENERS:
         if accepts(path):
             return opened(path, name)

@@ -17,6 +17,7 @@ from speechbrain_ext.scoring.backend import Backend, BackendSettings
 from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
 from speechbrain_ext.scoring.metrics import thresholds_at_far
 from speechbrain_ext.scoring.trials import read_scores
+from speechbrain_ext.sharing.kinds import kind_of
 from speechbrain_ext.tasks.speaker.embed import embeddings_path, speakers_path
 
 #: The list of trials that thresholds are taken from.
@@ -131,12 +132,23 @@ class Decision:
             self._refuse_other_weights(cohort)
             return Backend(settings).fit(cohort.vectors, named)
         except (EmbeddingError, OSError, ValueError, KeyError) as error:
+            self._refuse_unpacked()
             raise UserError(
                 f"compare: {self.label} can't be learned from the training speakers of "
                 f"{self.experiment}: {error}\n  Next: "
                 f"{next_command('./run.sh --stage embed', self.experiment)} --force; "
                 "or go without: --backend cosine"
             ) from error
+
+    def _refuse_unpacked(self) -> None:
+        """Say it of a bundle, which holds no embeddings to learn from."""
+        absent = not embeddings_path(self.experiment, "cohort").exists()
+        if absent and kind_of(self.experiment) == "unpacked":
+            raise UserError(
+                f"compare: {self.experiment} was unpacked from a bundle, which has no "
+                f"embeddings to learn {self.label} from\n  Next: --backend cosine "
+                "needs none; or ask its author for an export: speechbrain-ext export"
+            )
 
     def score(self, one: np.ndarray, other: np.ndarray) -> float:
         """Score two embeddings, [dim] each; the higher, the more alike.

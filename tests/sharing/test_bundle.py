@@ -16,6 +16,7 @@ from speechbrain_ext.report.speaker.results import digest_of
 from speechbrain_ext.sharing.bundle import pack, unpack, verify
 from speechbrain_ext.sharing.bundle.manifest import describe_files, manifest_bytes
 from speechbrain_ext.sharing.bundle.recipe import recipe_hash
+from speechbrain_ext.sharing.bundle.scripts import library_hash
 from speechbrain_ext.sharing.bundle.verification import FAILED
 from speechbrain_ext.tasks.speaker.embed import embed_split
 from speechbrain_ext.tasks.speaker.score import score
@@ -371,6 +372,8 @@ def test_an_edited_card_is_found(shared, tmp_path):
     told = " ".join(map(str, verified.checks))
     assert "written by other code, or edited: trust the figures only" in told
     assert "the results don't give its 0.0123" in told
+    assert "speechbrain_ext: SHA-256 0000000000000000" in told
+    assert f"; here {library_hash()[:16]}, commit " in told
     assert verified.ending().startswith("agrees with itself, but not README.md; ")
 
 
@@ -413,7 +416,7 @@ def test_each_ending_says_what_was_found(shared, tmp_path, capsys):
     packed = shared[3]
     other = tmp_path / "other.zip"
     other.write_bytes(packed.path.read_bytes()[:-9])
-    edit_ = edited(
+    changed = edited(
         packed.path, lambda r: main_of(r).update(eer=0.5), tmp_path / "e.zip"
     )
     half = packed.digest[:16]
@@ -423,7 +426,7 @@ def test_each_ending_says_what_was_found(shared, tmp_path, capsys):
         (packed.path, None, 0, "agrees with itself; authorship unchecked: "),
         (packed.path, "0" * 64, 1, "not the author's file: "),
         (other, packed.digest, 1, "no bundle: "),
-        (edit_, None, 1, "NOT verified: it does not agree with itself"),
+        (changed, None, 1, "NOT verified: it does not agree with itself"),
     ):
         words = [
             "verify",

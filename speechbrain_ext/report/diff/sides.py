@@ -5,8 +5,9 @@ A new kind (a bundle, say) needs one more entry in `OPENERS`, nothing else.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Side:
         ``data.json``: size and hash of the manifests.
     history : list
         ``resumed.json``: what was changed on the way.
+    packed : dict
+        Of a bundle: its digest, and ``manifest.json``'s hash of the library.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Side:
     env: dict[str, Any] | None = None
     data: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    packed: dict[str, str] = field(default_factory=dict)
 
 
 def _open_folder(path: Path, name: str, kind: str, recipe: str) -> Side:
@@ -66,14 +70,26 @@ def _open_experiment(path: Path, name: str) -> Side:
 
 
 def _open_unpacked(path: Path, name: str) -> Side:
-    return _open_folder(path, name, "unpacked bundle", "recipe.yaml")
+    side = _open_folder(path, name, "unpacked bundle", "recipe.yaml")
+    return replace(side, packed=_packed(path))
 
 
 def _open_bundle(path: Path, name: str) -> Side:
     from speechbrain_ext.sharing.bundle.unpacking import opened
 
     with opened(path) as contents:
-        return _open_folder(contents.folder, name, "bundle", "recipe.yaml")
+        side = _open_folder(contents.folder, name, "bundle", "recipe.yaml")
+        return replace(side, packed=_packed(contents.folder))
+
+
+def _packed(folder: Path) -> dict[str, str]:
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return {}
+    return {
+        "digest of the bundle": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "library, SHA-256": str(read_json(manifest).get("library_sha256")),
+    }
 
 
 def _open_recipe(path: Path, name: str) -> Side:

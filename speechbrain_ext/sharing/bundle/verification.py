@@ -7,14 +7,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import speechbrain_ext
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import read_json
 from speechbrain_ext.sharing.bundle.audio import check_data
 from speechbrain_ext.sharing.bundle.contents import check_tensors
 from speechbrain_ext.sharing.bundle.errors import BundleError, printable
 from speechbrain_ext.sharing.bundle.manifest import code_digest, strict_json
 from speechbrain_ext.sharing.bundle.names import CARD, CODE, MODEL, RECIPE, RESULTS
-from speechbrain_ext.sharing.bundle.scripts import compare_scripts, library_hash
+from speechbrain_ext.sharing.bundle.scripts import (
+    compare_scripts,
+    head_commit,
+    library_hash,
+)
 from speechbrain_ext.sharing.bundle.unpacking import Contents, make_experiment, opened
 from speechbrain_ext.sharing.verified import (
     CARD_CHECK,
@@ -149,10 +153,13 @@ def _scripts(contents: Contents) -> list[Check]:
         text = f"{len(manifest['scripts'])} named; all are the installed ones"
         checks.append(Check(OK, "scripts", text))
     if manifest["library_sha256"] != library_hash():
-        made = manifest["versions"].get("speechbrain_ext")
+        git = read_json(contents.folder / "env.json").get("git")
+        trained = git.get("commit") if isinstance(git, dict) else None
         text = (
-            f"made with other code of speechbrain_ext ({printable(made)}; here "
-            f"{speechbrain_ext.__version__})"
+            "made with other code of speechbrain_ext: SHA-256 "
+            f"{printable(manifest['library_sha256'])[:16]}"
+            + (f", trained at commit {printable(trained)[:12]}" if trained else "")
+            + f"; here {library_hash()[:16]}, commit {head_commit()[:12]}"
         )
         checks.append(Check(NOTE, "library", text))
     if code_digest(manifest["files"]):

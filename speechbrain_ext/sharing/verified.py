@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from speechbrain_ext.errors import UserError
-from speechbrain_ext.sharing.bundle.errors import printable
 
 OK, FAILED, NOTE = "ok", "FAILED", "note"
 #: Names of checks that the ending speaks of.
@@ -125,7 +124,7 @@ def expected_digest(text: str | None) -> str | None:
     digest = text.strip().lower().removeprefix("sha256:").removesuffix("...")
     if not re.fullmatch(f"[0-9a-f]{{{_LEAST},{_DIGITS}}}", digest):
         raise UserError(
-            f"verify: --expect_digest {printable(text)}: give at least {_LEAST} of the "
+            f"verify: --expect_digest {text[:80]!r}: give at least {_LEAST} of the "
             f"{_DIGITS} characters (0-9, a-f) that the author published"
         )
     return digest

@@ -82,6 +82,27 @@ def test_the_sentence_has_the_right_command(tmp_path, capsys, words, message):
 
 
 @pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (["pack", "recipe.yaml"], "bundle.packing.pack"),
+        (["unpack", "bundle.zip"], "bundle.unpacking.unpack"),
+        (["verify", "bundle.zip"], "bundle.verification.verify"),
+        (["export", "experiment"], "export.export"),
+    ],
+)
+@pytest.mark.parametrize("told", ["", "uploads it again"])
+def test_ctrl_c_says_what_there_is(monkeypatch, capsys, words, work, told):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt(*[told] if told else [])
+
+    monkeypatch.setattr(f"speechbrain_ext.sharing.{work}", interrupted)
+    assert run(cli, words, "speechbrain-ext") == 130
+    said = f"the same command {told}" if told else "nothing was written"
+    assert capsys.readouterr().err.strip().endswith(f"interrupted; {said}")
+
+
+@pytest.mark.usefixtures("_here")
 def test_a_model_is_not_looked_for_in_a_bundle(tmp_path):
     from speechbrain_ext.errors import UserError
 

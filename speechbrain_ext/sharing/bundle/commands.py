@@ -9,7 +9,7 @@ import click
 
 from speechbrain_ext.config.command_line import names_of
 from speechbrain_ext.config.faults import did_you_mean
-from speechbrain_ext.errors import UserError
+from speechbrain_ext.errors import UserError, writes_at_the_end
 from speechbrain_ext.sharing.kinds import kind_of, refuse_kinds
 
 #: Dashes and underscores are the same, as in run.sh.
@@ -45,6 +45,7 @@ ALLOW = click.option(
 )
 @click.option("--preset", multiple=True, help="For a recipe; becomes part of it.")
 @ALLOW
+@writes_at_the_end
 def pack(source, settings, output, no_result, with_code, keep, preset, allow):
     """Write one file with a recipe and, of an experiment, its result.
 
@@ -106,6 +107,7 @@ def _refuse_unknown_options(source: str, settings: Sequence[str]) -> None:
     "--below", type=click.Path(), help="Write to DIR/NAME-DIGEST and print only that."
 )
 @ALLOW
+@writes_at_the_end
 def unpack(bundle, folder, trust_code, below, allow):
     """Write BUNDLE as FOLDER (default: its own name); again is a no-op.
 
@@ -146,6 +148,7 @@ def unpack(bundle, folder, trust_code, below, allow):
     help="Split folder, or folder of manifests: measure again from its audio.",
 )
 @ALLOW
+@writes_at_the_end
 def verify(shared, expect_digest, data, allow):
     """Check that the parts of a bundle or an export agree; exit code 1 if they don't.
 
@@ -206,6 +209,7 @@ def verify(shared, expect_digest, data, allow):
     type=click.UNPROCESSED,
     metavar="RECIPE|BUNDLE [--key=v ...]",
 )
+@writes_at_the_end
 def inspect(words):
     """Show what a recipe would do, or what a bundle (.zip) holds; nothing is run.
 

@@ -146,9 +146,9 @@ def export(
     if weights_licence is not None:
         weights_licence = hub_licence(weights_licence)
     check_place(place)
+    results = _results_of(experiment)
     if hub is not None:
         hub_of.check_target(hub)
-    results = _results_of(experiment)
     name = hub.split("/")[1] if hub else experiment.resolve().name
     with atomic_folder(place) as draft:
         job = _Job(experiment, draft, results, hub or place.resolve().name, log)
@@ -188,7 +188,7 @@ def export(
             "--license ID"
         )
     if hub is not None:
-        hub_of.push(place, hub, public=public, log=log)
+        hub_of.push(place, hub, public=public, listed=True, log=log)
     return place
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from speechbrain_ext.errors import writes_at_the_end
 from speechbrain_ext.tasks.speaker.model_options import ALLOW, REVISION
 
 
@@ -36,6 +37,7 @@ from speechbrain_ext.tasks.speaker.model_options import ALLOW, REVISION
 @click.option("--device", help="Default: a GPU if there is one.")
 @click.option("--vad", is_flag=True, help="Cut what is not speech at both ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@writes_at_the_end
 def compare(
     one, other, experiment, revision, allow, far, backend, device, vad, as_json
 ):

@@ -13,6 +13,8 @@ from speechbrain_ext.sharing.kinds import describe_kind
 #: ``user/repo`` as the Hub allows it.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.A)
 
+_MAX_NAME = 96
+
 
 def is_hub_name(source: str) -> bool:
     """Whether a text can be the name of a repository on the Hub.
@@ -22,7 +24,10 @@ def is_hub_name(source: str) -> bool:
     >>> is_hub_name("user/repo"), is_hub_name("/exp/mine"), is_hub_name("a/b/c")
     (True, False, False)
     """
-    return _HUB_NAME.fullmatch(source) is not None and ".." not in source
+    if any(part in source for part in ("..", "--")) or len(source) > _MAX_NAME:
+        return False
+    ends_well = not source.endswith((".", "-", ".git"))
+    return ends_well and _HUB_NAME.fullmatch(source) is not None
 
 
 def find_folder(source: str | os.PathLike, *, revision: str | None = None) -> Path:

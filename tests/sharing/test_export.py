@@ -536,6 +536,13 @@ def test_what_is_no_scored_experiment_is_refused(exp, codecs, tmp_path, capsys):
     assert not (edited / "export").exists()
 
 
+def test_onnx_of_a_codec_says_that_it_is_for_speaker_models(codecs, capsys):
+    code, err = exported(capsys, codecs["seanet"], "--format", "onnx")
+    assert code == 2
+    assert "ONNX are for speaker models" in err
+    assert f"speechbrain-ext export {codecs['seanet']}" in err
+
+
 def test_figures_of_other_weights_are_refused(exp, codecs, tmp_path, capsys):
     for source, key, value, stage in (
         (exp, "checkpoint", "0" * 16, "embed"),

@@ -303,7 +303,6 @@ def test_each_cause_has_its_own_ending_wherever_the_hub_is_asked(
 
     hub.snapshot_download = fail
     hub.HfApi = lambda: types.SimpleNamespace(whoami=fail, create_repo=fail)
-    hub.utils = types.SimpleNamespace(validate_repo_id=lambda name: None)
     for asks in (
         lambda: find_folder("me/codec"),
         lambda: check_target("me/codec"),
@@ -314,9 +313,14 @@ def test_each_cause_has_its_own_ending_wherever_the_hub_is_asked(
         assert len(str(found.value).splitlines()) == 2
 
 
+@pytest.mark.parametrize("name", ["me/x--y", "me/x.git", "me/x-", "me/" + "x" * 99])
+def test_a_name_that_the_hub_would_not_take_is_told_without_asking_it(hub, name):
+    with pytest.raises(UserError, match="takes USER/REPO, got"):
+        check_target(name)
+
+
 def test_who_may_not_write_is_told_before_anything_is_computed(hub):
     who = {"name": "Me", "orgs": [{"name": "lab"}]}
-    hub.utils = types.SimpleNamespace(validate_repo_id=lambda name: None)
     hub.HfApi = lambda: types.SimpleNamespace(whoami=lambda: who)
     check_target("me/codec")
     check_target("lab/codec")

@@ -23,7 +23,6 @@ def check_target(name: str) -> None:
         raise UserError(f"export: --push_to_hub takes USER/REPO, got {name!r}")
     hub = import_hub("export: --push_to_hub")
     try:
-        hub.utils.validate_repo_id(name)
         who = hub.HfApi().whoami()
     except Exception as error:  # see `push`
         reason, then = hub_reason(error, name)

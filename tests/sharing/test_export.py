@@ -537,7 +537,7 @@ def test_what_is_no_scored_experiment_is_refused(exp, codecs, tmp_path, capsys):
 
 
 def test_onnx_of_a_codec_says_that_it_is_for_speaker_models(codecs, capsys):
-    code, err = exported(capsys, codecs["seanet"], "--format", "onnx")
+    code, *_, err = exported(capsys, codecs["seanet"], "--format", "onnx")
     assert code == 2
     assert "ONNX are for speaker models" in err
     assert f"speechbrain-ext export {codecs['seanet']}" in err

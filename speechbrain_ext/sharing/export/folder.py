@@ -38,6 +38,7 @@ from speechbrain_ext.sharing.export.cut import cut
 from speechbrain_ext.sharing.export.outputs import compute
 from speechbrain_ext.sharing.export.stock import NotStockError, write_stock
 from speechbrain_ext.sharing.front_matter import hub_licence
+from speechbrain_ext.sharing.kinds import refuse_kinds
 from speechbrain_ext.sharing.onnx import export_onnx
 from speechbrain_ext.sharing.place import check_writable
 from speechbrain_ext.sharing.weights import write_weights
@@ -140,13 +141,14 @@ def export(
         If the folder does not compute what the experiment does; nothing is written.
     """
     experiment = Path(experiment)
+    refuse_kinds("export", experiment, "bundle", "recipe", "file", "export")
     place = Path(output or experiment / "export")
     if weights_licence is not None:
         weights_licence = hub_licence(weights_licence)
     check_place(place)
+    results = _results_of(experiment)
     if hub is not None:
         hub_of.check_target(hub)
-    results = _results_of(experiment)
     name = hub.split("/")[1] if hub else experiment.resolve().name
     with atomic_folder(place) as draft:
         job = _Job(experiment, draft, results, hub or place.resolve().name, log)
@@ -154,9 +156,6 @@ def export(
         usage = write(job, stock=stock, onnx=onnx)
         if allow:
             usage += "\n\n" + readme.usage_of_allowed(allow)
-        files = sorted(path for path in draft.iterdir())
-        job.config["files"] = {path.name: sha256_file(path) for path in files}
-        write_json(draft / CONFIG, job.config)
         card = render_card(
             results,
             name=name,
@@ -165,6 +164,9 @@ def export(
             weights_licence=weights_licence,
         )
         write_text(draft / "README.md", card)
+        files = sorted(path for path in draft.iterdir())
+        job.config["files"] = {path.name: sha256_file(path) for path in files}
+        write_json(draft / CONFIG, job.config)
         smoke.check_texts(draft, experiment)
         rate = job.config["sample_rate"]
         worst = smoke.check_folder(
@@ -172,6 +174,7 @@ def export(
         )
         listed = [(path.name, path.stat().st_size) for path in sorted(draft.iterdir())]
     log(f"export: {place}")
+    log(f"  digest {sha256_file(place / CONFIG)} (of {CONFIG}, which has all hashes)")
     for file, size in listed:
         log(f"  {size / 1e3:10,.1f} kB  {file}")
     told = " and in stock SpeechBrain" if "stock" in job.words else ""
@@ -185,7 +188,7 @@ def export(
             "--license ID"
         )
     if hub is not None:
-        hub_of.push(place, hub, public=public, log=log)
+        hub_of.push(place, hub, public=public, listed=True, log=log)
     return place
 
 

@@ -131,8 +131,11 @@ def usage_of_allowed(allow: Sequence[str]) -> str:
 
 
 def describe_files(folder: Path) -> Sequence[str]:
-    """List what lies in a folder, as `render_card` takes it."""
-    present = {path.name for path in folder.iterdir()}
+    """List what lies in a folder, as `render_card` takes it.
+
+    ``config.json`` is listed before it is there: it has the hash of the card.
+    """
+    present = {"config.json", *(path.name for path in folder.iterdir())}
     return [f"{name}: {what}" for name, what in _FILES.items() if name in present]
 
 

@@ -40,6 +40,8 @@ def next_steps(folder: Path) -> list[str]:
         run = f"./run.sh --expdir {shlex.quote(str(here))}"
     into = os.path.relpath(egs)
     change = [] if into == "." else [f"cd {shlex.quote(into)}"]
+    if not egs.is_dir():  # installed without the checkout
+        change = [f"cd {place.folder}    # of a checkout of this project"]
     speech = data_settings(folder)
     told = " ".join(f"--{name}={value}" for name, value in speech.items())
     if manifest["kind"] == "result":

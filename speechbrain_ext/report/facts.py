@@ -30,7 +30,7 @@ GROUPS = {
 #: Conditions told by `_data_rows` and its neighbours; the caveat stands by itself.
 _TOLD_ELSEWHERE = (
     "data", "cost", "processor", "train_seconds", "device", "threads",
-    "evaluate_seconds", "score_seconds", "git", "resumed", "caveat",
+    "evaluate_seconds", "score_seconds", "git", "resumed", "caveat", "bundle",
 )  # fmt: skip
 #: Conditions that are names, not quantities.
 _NAMES = ("seed", "split_seed")
@@ -76,6 +76,8 @@ def fact_groups(results: dict[str, Any]) -> dict[str, Rows]:
         group: _rows(conditions, (key for key in keys if _is_told(conditions, key)))
         for group, keys in GROUPS.items()
     }
+    if bundle := bundle_of(results):
+        groups["Model"].append(("weights from bundle", str(bundle.get("digest"))))
     groups["Data"] = _data_rows(conditions.get("data")) + groups["Data"]
     groups["Cost"] = _cost_rows(conditions)
     groups["Health"] = _health_rows(results)
@@ -111,6 +113,11 @@ def data_of(results: dict[str, Any]) -> dict[str, Any]:
     """Return what is recorded of the data; empty of older results."""
     data = results["conditions"].get("data")
     return data if isinstance(data, dict) else {}
+
+
+def bundle_of(results: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of the bundle that brought the weights; empty if none did."""
+    return results["conditions"].get("bundle") or {}
 
 
 def _data_rows(data: Any) -> Rows:
@@ -202,7 +209,11 @@ def _code_text(git: Any) -> str:
 
 def _health_rows(results: dict[str, Any]) -> Rows:
     """Count what was rejected, left out, without a score, or changed on the way."""
-    rows = _rows(results["health"], results["health"])
+    by = " (by the bundle's author)" if bundle_of(results) else ""
+    rows = [
+        (_label(key), NOT_RECORDED if value is None else plain(value) + by)
+        for key, value in results["health"].items()
+    ]
     rows.append(("utterances in quarantine", str(len(results.get("left_out", [])))))
     missing = results.get("nan_trials")
     if missing:
@@ -233,7 +244,8 @@ def fact_problems(conditions: dict[str, Any]) -> list[str]:
     """
     problems = []
     data, cost = conditions.get("data"), conditions.get("cost")
-    for key, value in (("data", data), ("cost", cost)):
+    bundle = conditions.get("bundle")
+    for key, value in (("data", data), ("cost", cost), ("bundle", bundle)):
         if value is not None and not isinstance(value, dict):
             problems.append(f"conditions.{key}: must be an object")
     data = data if isinstance(data, dict) else {}

@@ -14,6 +14,7 @@ from typing import Any
 from speechbrain_ext.report.codec.results import METRICS
 from speechbrain_ext.report.facts import (
     NOT_RECORDED,
+    bundle_of,
     data_of,
     fact_groups,
     licence_is_known,
@@ -41,6 +42,13 @@ _ABSOLUTE = re.compile(
 _CODEC_METRICS = ("snr_db", "pesq_wb", "estoi")
 
 _COMMAND = "The command, in the recipe's folder below `egs/`:"
+_AUTHORS_COMMAND = (
+    "The weights came with the bundle `{}`. Its author trained them by this command:"
+)
+_NO_AUTHORS_COMMAND = (
+    "The weights came with the bundle `{}`; how they were trained was not recorded."
+)
+_SCORING_COMMAND = "The figures on this page were measured by:"
 _LICENCE_NOTE = (
     "The front matter names the licence of the data; whoever shares the model answers "
     "for it."
@@ -112,8 +120,7 @@ def render_card(
     if left_out:
         parts += _table(left_out)
     parts += ["## Limits", "\n".join(f"- {_inline(limit)}" for limit in limits)]
-    command = without_places(results["command"])
-    parts += ["## How it was made", _COMMAND, fenced(command)]
+    parts += ["## How it was made", *_commands(results)]
     for group in ("Environment", "Conditions"):
         parts += _facts(group, groups.get(group, []))
     if files:
@@ -128,6 +135,18 @@ def render_card(
         results, name, card_metrics(results), licence=weights_licence
     )
     return block + "\n" + text
+
+
+def _commands(results: Mapping[str, Any]) -> Iterator[str]:
+    """Tell what was typed; for weights from a bundle that is its author's training."""
+    bundle = bundle_of(results)
+    if bundle.get("command"):
+        yield _AUTHORS_COMMAND.format(bundle.get("digest"))
+        yield fenced(without_places(str(bundle["command"])))
+    elif bundle:
+        yield _NO_AUTHORS_COMMAND.format(bundle.get("digest"))
+    yield _SCORING_COMMAND if bundle else _COMMAND
+    yield fenced(without_places(results["command"]))
 
 
 def card_metrics(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,11 +12,19 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
 from speechbrain_ext.sharing.weights import read_weights
 
-WEIGHTS = "model.safetensors"
-
+WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 
 #: What scoring asks of a checkpoint, by the name of the module.
 KNOWN = {"encoder": ("epochs", "valid_eer"), "codec": ("epoch", "snr")}
+
+
+def brings_weights(folder: Path, save_folder: Path) -> bool:
+    """Whether an experiment's weights came with a bundle: nothing was trained since."""
+    return (
+        not any(save_folder.glob("CKPT*"))
+        and (folder / MANIFEST).is_file()
+        and (folder / WEIGHTS).is_file()
+    )
 
 
 def load_packed(
@@ -46,11 +54,9 @@ def load_packed(
     UserError
         If the weights are another module's, damaged, or not those of the recipe.
     """
-    manifest = folder / "manifest.json"
-    if any(save_folder.glob("CKPT*")) or not (
-        manifest.is_file() and (folder / WEIGHTS).is_file()
-    ):
+    if not brings_weights(folder, save_folder):
         return None
+    manifest = folder / MANIFEST
     try:
         told = json.loads(manifest.read_text(encoding="utf-8"))
         facts = dict(told["model"])

@@ -7,6 +7,7 @@ last one, so nothing is lost; what older results lack is "not recorded".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -78,7 +79,7 @@ def fact_groups(results: dict[str, Any]) -> dict[str, Rows]:
     }
     if bundle := bundle_of(results):
         groups["Model"].append(("weights from bundle", str(bundle.get("digest"))))
-    groups["Data"] = _data_rows(conditions.get("data")) + groups["Data"]
+    groups["Data"] = _data_rows(data_of(results)) + groups["Data"]
     groups["Cost"] = _cost_rows(conditions)
     groups["Health"] = _health_rows(results)
     groups["Environment"].append(("code", _code_text(conditions.get("git"))))
@@ -110,9 +111,26 @@ def _text(key: str, value: Any) -> str:
 
 
 def data_of(results: dict[str, Any]) -> dict[str, Any]:
-    """Return what is recorded of the data; empty of older results."""
+    """Return what is recorded of the data, or else what the command says; may be empty.
+
+    A corpus is in the command of results that are older than its record.
+    """
     data = results["conditions"].get("data")
-    return data if isinstance(data, dict) else {}
+    data = data if isinstance(data, dict) else {}
+    named = corpus_in(str(results.get("command") or ""))
+    return data if data.get("corpus") or not named else {**data, "corpus": named}
+
+
+def corpus_in(command: str) -> str | None:
+    """Return the corpus that a command names.
+
+    Example
+    -------
+    >>> corpus_in("./run.sh --corpus=festival --tag=x"), corpus_in("./run.sh")
+    ('festival', None)
+    """
+    found = re.search(r"(?:^|\s)--corpus[= ]([\w.-]+)(?=\s|$)", command)
+    return found[1] if found else None
 
 
 def bundle_of(results: dict[str, Any]) -> dict[str, Any]:
@@ -120,9 +138,9 @@ def bundle_of(results: dict[str, Any]) -> dict[str, Any]:
     return results["conditions"].get("bundle") or {}
 
 
-def _data_rows(data: Any) -> Rows:
+def _data_rows(data: dict[str, Any]) -> Rows:
     """Corpus, licence, language, and how much of it."""
-    if not isinstance(data, dict) or not data:
+    if not data:
         return [("corpus", NOT_RECORDED), ("licence of the data", NOT_RECORDED)]
     title, url = data.get("title"), data.get("url")
     corpus = str(data.get("corpus") or NOT_RECORDED)

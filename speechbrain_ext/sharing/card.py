@@ -53,7 +53,8 @@ _LICENCE_NOTE = (
     "The front matter names the licence of the data; whoever shares the model answers "
     "for it."
 )
-_WEIGHTS_LICENCE = (
+#: The licence in it is read again by `speechbrain_ext.sharing.export.readme`.
+WEIGHTS_LICENCE = (
     "The weights are shared under `{}`, as whoever shares them says; the data has its "
     "own licence, above."
 )
@@ -113,7 +114,7 @@ def render_card(
     for group in ("Model", "Data", "Cost", "Health"):
         parts += _facts(group, groups.get(group, []))
         if group == "Data" and weights_licence:
-            parts.append(_WEIGHTS_LICENCE.format(weights_licence))
+            parts.append(WEIGHTS_LICENCE.format(weights_licence))
         elif group == "Data" and front_matter:
             parts.append(_LICENCE_NOTE)
     left_out = left_out_table(results)

@@ -138,12 +138,24 @@ def test_older_results_say_that_it_was_not_recorded(path):
     results = read_results(path)
     for key in ("data", "cost", "resumed"):
         results["conditions"].pop(key, None)
+    results["command"] = "./run.sh"
     text = render_card(results, name="x")
     assert "| corpus | not recorded |" in text
     assert "were not recorded" in text
     assert front(text)["license"] == "unknown"
     assert "language" not in front(text)
     assert "datasets" not in front(text)
+
+
+def test_the_corpus_of_older_results_is_that_of_the_command():
+    results = read_results(CODEC)
+    results["conditions"].pop("data", None)
+    assert "model-index" not in front(render_card(results, name="x"))
+    results["command"] = "./run.sh --corpus=festival --tag=festival"
+    text = render_card(results, name="x")
+    assert "| corpus | festival |" in text
+    assert front(text)["datasets"] == ["festival"]
+    assert ModelCard(text).data.eval_results[0].dataset_type == "festival"
 
 
 def test_a_figure_that_is_missing_has_its_reason_and_no_value():

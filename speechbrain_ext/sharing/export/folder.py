@@ -147,6 +147,14 @@ def export(
     if hub is not None:
         hub_of.check_target(hub)
     results = _results_of(experiment)
+    if weights_licence is None and (kept := readme.licence_in(place)):
+        weights_licence = kept
+        log(
+            f"export: the weights stay under {kept}, as the export that is replaced "
+            "says; another one: --license ID"
+        )
+    if hub is not None and weights_licence is None:
+        hub_of.check_licence(results)
     name = hub.split("/")[1] if hub else experiment.resolve().name
     with atomic_folder(place) as draft:
         job = _Job(experiment, draft, results, hub or place.resolve().name, log)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.inference.source import import_hub, is_hub_name
+from speechbrain_ext.report.facts import data_of, licence_is_known
 from speechbrain_ext.sharing.export.readme import FILE_NAMES
 
 
@@ -21,6 +23,22 @@ def check_target(name: str) -> None:
     if not is_hub_name(name):
         raise UserError(f"export: --push_to_hub takes USER/REPO, got {name!r}")
     import_hub("export: --push_to_hub")
+
+
+def check_licence(results: Mapping[str, Any]) -> None:
+    """Refuse to publish what the card can't name a licence for.
+
+    Raises
+    ------
+    UserError
+        If that of the data, which would stand for it, is not known.
+    """
+    if not licence_is_known(data_of(dict(results))):
+        raise UserError(
+            "export: --push_to_hub: the licence of the data is not known, so the card "
+            "would have none for the weights; nothing was written or uploaded\n"
+            "  Next: if you may share them, say how: --license cc-by-4.0"
+        )
 
 
 def push(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from speechbrain_ext.sharing.card import WEIGHTS_LICENCE
+from speechbrain_ext.sharing.front_matter import LICENCE_ID
 from speechbrain_ext.tasks.speaker.embedder import MAX_SECONDS
 
 _FILES = {
@@ -128,6 +131,17 @@ def usage_of_allowed(allow: Sequence[str]) -> str:
         "The model is built from names that the loader refuses unless told: give "
         f"`from_hparams` also `allow=[{names}]`, if you trust them."
     )
+
+
+def licence_in(folder: Path) -> str | None:
+    """Read which licence of its weights an export was given; None if it was none."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    before, after = map(re.escape, WEIGHTS_LICENCE.split("{}"))
+    found = re.search(f"^{before}({LICENCE_ID}){after}$", text, re.M)
+    return found[1] if found else None
 
 
 def describe_files(folder: Path) -> Sequence[str]:

@@ -32,15 +32,17 @@ GROUPS = {
 _TOLD_ELSEWHERE = (
     "data", "cost", "processor", "train_seconds", "device", "threads",
     "evaluate_seconds", "score_seconds", "git", "resumed", "caveat", "bundle",
+    "buffers",
 )  # fmt: skip
 #: Conditions that are names, not quantities.
 _NAMES = ("seed", "split_seed")
 
 _MAY_BE_ABSENT = ("inner_split",)
 
+CHECKPOINT_LABEL = "weights, SHA-256 begins"
 #: Labels that are not the condition's name.
 _LABELS = {
-    "checkpoint": "weights, SHA-256 begins",
+    "checkpoint": CHECKPOINT_LABEL,
     "valid_snr_db": "valid SNR, dB",
     "num_train_speakers": "train speakers",
     "num_test_speakers": "test speakers",
@@ -79,6 +81,10 @@ def fact_groups(results: dict[str, Any]) -> dict[str, Rows]:
     }
     if bundle := bundle_of(results):
         groups["Model"].append(("weights from bundle", str(bundle.get("digest"))))
+    groups["Model"] = [
+        (label, text + _buffers_text(results) * (label == "parameters"))
+        for label, text in groups["Model"]
+    ]
     groups["Data"] = _data_rows(data_of(results)) + groups["Data"]
     groups["Cost"] = _cost_rows(conditions)
     groups["Health"] = _health_rows(results)
@@ -131,6 +137,15 @@ def corpus_in(command: str) -> str | None:
     """
     found = re.search(r"(?:^|\s)--corpus[= ]([\w.-]+)(?=\s|$)", command)
     return found[1] if found else None
+
+
+def _buffers_text(results: dict[str, Any]) -> str:
+    """Count the weights that no gradient moves: codebooks, running means."""
+    count = results["conditions"].get("buffers")
+    if not isinstance(count, int) or count < 1:
+        return ""
+    what = "codebooks and buffers" if results["task"] == "codec" else "buffers"
+    return f" by gradient, and {count:,} in {what}"
 
 
 def bundle_of(results: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import Any
 
 from speechbrain_ext.report.codec.results import METRICS
 from speechbrain_ext.report.facts import (
+    CHECKPOINT_LABEL,
     NOT_RECORDED,
+    Rows,
     bundle_of,
     data_of,
     fact_groups,
@@ -42,6 +44,7 @@ _ABSOLUTE = re.compile(
 _CODEC_METRICS = ("snr_db", "pesq_wb", "estoi")
 
 _COMMAND = "The command, in the recipe's folder below `egs/`:"
+_PRIVATE = "checkpoint that it was made from (not shared), SHA-256 begins"
 _AUTHORS_COMMAND = (
     "The weights came with the bundle `{}`. Its author trained them by this command:"
 )
@@ -72,6 +75,7 @@ def render_card(
     usage: str = "",
     front_matter: bool = True,
     weights_licence: str | None = None,
+    weights_sha256: str | None = None,
 ) -> str:
     """Write the model card of a result.
 
@@ -90,6 +94,8 @@ def render_card(
     weights_licence : str or None
         Under which the weights are shared, as the Hub names it; None: not said, and the
         block has the licence of the data.
+    weights_sha256 : str or None
+        Of the ``model.safetensors`` that lies beside the card; None: none does.
 
     Returns
     -------
@@ -111,6 +117,8 @@ def render_card(
         elif not (caveat and str(caveat) in block):  # it stands among the limits
             parts.append(block)
     groups = fact_groups(results)
+    if weights_sha256:
+        groups["Model"] = _shared_weights(groups["Model"], weights_sha256)
     for group in ("Model", "Data", "Cost", "Health"):
         parts += _facts(group, groups.get(group, []))
         if group == "Data" and weights_licence:
@@ -136,6 +144,16 @@ def render_card(
         results, name, card_metrics(results), licence=weights_licence
     )
     return block + "\n" + text
+
+
+def _shared_weights(rows: Rows, sha256: str) -> Rows:
+    """Tell the file that is shared apart from the checkpoint that stays at home."""
+    private = [
+        (_PRIVATE if label == CHECKPOINT_LABEL else label, text)
+        for label, text in rows
+        if label != CHECKPOINT_LABEL or not sha256.startswith(text)
+    ]
+    return [*private, ("model.safetensors, SHA-256", sha256)]
 
 
 def _commands(results: Mapping[str, Any]) -> Iterator[str]:

@@ -69,11 +69,15 @@ def model_conditions(
         What the task knows of the checkpoint.
     """
     found = environment()
+    parameters = sum(p.numel() for p in model.parameters())
+    weights = sum(t.numel() for t in model.state_dict().values() if torch.is_tensor(t))
     return {
         "seed": recipe.hparams["seed"],
         "config_hash": recipe.config_hash,
         "model": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
+        # A codec learns its codebooks by moving averages: weights, but no parameters.
+        "buffers": max(0, weights - parameters),
         **trained,
         "train_seconds": train_seconds(folder),
         "cost": training_cost(folder, recipe),

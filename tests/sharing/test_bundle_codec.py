@@ -1,10 +1,13 @@
 """A codec's result as a bundle: means from files, and measured again by ear."""
 
 import concurrent.futures
+import hashlib
 import json
+import re
 import shutil
 
 import pytest
+from safetensors.numpy import load
 
 from speechbrain_ext.sharing.bundle import pack, unpack, verify
 from speechbrain_ext.sharing.card import render_card
@@ -41,6 +44,13 @@ def test_elsewhere_the_codec_gives_the_same_figures(shared, data, tmp_path):  # 
     results, packed = shared
     assert json.loads(members_of(packed.path)["manifest.json"])["task"] == "codec"
     assert verify(packed.path).ok
+    members = members_of(packed.path)
+    [weights] = re.findall(
+        r"model.safetensors, SHA-256 \| (\w+) ", members["README.md"].decode()
+    )
+    assert weights == hashlib.sha256(members["model.safetensors"]).hexdigest()
+    count = results["conditions"]["parameters"] + results["conditions"]["buffers"]
+    assert count == sum(t.size for t in load(members["model.safetensors"]).values())
     there = unpack(packed.path, tmp_path / "there")
     again = evaluate(there, data / "test.json", jobs=1)
     assert again["systems"] == results["systems"]

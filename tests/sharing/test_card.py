@@ -110,6 +110,20 @@ def test_all_facts_are_told(results):
         assert text.count(conditions["caveat"][1:]) == 1  # its first letter is capital
 
 
+def test_a_card_tells_the_weights_that_are_shared_from_those_that_are_not():
+    codec, speaker, sha256 = load(CODEC), load(SPEAKER), "ab" * 32
+    codec["conditions"] |= {"parameters": 393_056, "buffers": 4_104_155}
+    text = render_card(codec, name="x", weights_sha256=sha256)
+    assert f"| model.safetensors, SHA-256 | {sha256} |" in text
+    assert "393,056 by gradient, and 4,104,155 in codebooks and buffers |" in text
+    private = speaker["conditions"]["checkpoint"]
+    text = render_card(speaker, name="x", weights_sha256=sha256)
+    assert f"(not shared), SHA-256 begins | {private} |" in text
+    speaker["conditions"]["checkpoint"] = sha256[:16]  # unpacked and scored
+    text = render_card(speaker, name="x", weights_sha256=sha256)
+    assert "not shared" not in text
+
+
 def test_the_page_of_results_tells_the_same_facts_once(results):
     text = render_markdown(results)
     for part in ("| corpus | openslr66, OpenSLR SLR66 |", "| rejected batches | 0 |",

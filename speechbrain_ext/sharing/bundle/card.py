@@ -18,7 +18,9 @@ speechbrain-ext unpack {name}.zip exp/{name}    # in egs/: the trained model, th
 _STAGES = {"codec": "evaluate", "speaker": "embed"}
 
 
-def render(results: Mapping[str, Any], name: str, files: Iterable[str]) -> str:
+def render(
+    results: Mapping[str, Any], name: str, files: Iterable[str], weights_sha256: str
+) -> str:
     """Write README.md of a bundle.
 
     Arguments
@@ -29,6 +31,8 @@ def render(results: Mapping[str, Any], name: str, files: Iterable[str]) -> str:
         What the bundle is called.
     files : Iterable of str
         Names of its other members, but the manifest.
+    weights_sha256 : str
+        Of its ``model.safetensors``.
     """
     usage = _USAGE.format(name=name, stage=_STAGES.get(results["task"], "train"))
     try:
@@ -37,4 +41,10 @@ def render(results: Mapping[str, Any], name: str, files: Iterable[str]) -> str:
         from speechbrain_ext.report.page import render_markdown
 
         return f"{render_markdown(dict(results))}\n## Use\n\n{usage}\n"
-    return card.render_card(results, name=name, files=sorted(files), usage=usage)
+    return card.render_card(
+        results,
+        name=name,
+        files=sorted(files),
+        usage=usage,
+        weights_sha256=weights_sha256,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from speechbrain_ext.sharing.bundle.names import (
     check_known,
     check_name,
 )
+from speechbrain_ext.sharing.bundle.people import people_in
 from speechbrain_ext.sharing.bundle.privacy import (
     clean_environment,
     clean_results,
@@ -118,8 +120,13 @@ def pack(
     if MODEL in members:
         from speechbrain_ext.sharing.bundle import card
 
-        members[CARD] = card.render(facts.pop("results"), name, members).encode()
+        weights = describe_files({MODEL: members[MODEL]})[MODEL]["sha256"]
+        text = card.render(facts.pop("results"), name, members, weights)
+        members[CARD] = text.encode()
     notes = []
+    if people := people_in(members):
+        look = f"speechbrain-ext inspect {shlex.quote(str(path))}"
+        notes.append(f"holds {people}; look: {look}")
     for script, data in changed_scripts(facts["task"]).items():
         if with_code:
             members[CODE + script] = data

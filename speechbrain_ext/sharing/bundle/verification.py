@@ -272,7 +272,8 @@ def _card(contents: Contents, results: Any) -> Check:
         for name in contents.manifest["files"]
         if name != CARD and not name.startswith(CODE)
     ]
-    wanted = card.render(results, contents.manifest["name"], names)
+    weights = contents.manifest["files"][MODEL]["sha256"]
+    wanted = card.render(results, contents.manifest["name"], names, weights)
     if path.read_bytes() == wanted.encode():
         return Check(OK, "card", f"{CARD} is what the results give, to the byte")
     if contents.manifest["library_sha256"] != library_hash():

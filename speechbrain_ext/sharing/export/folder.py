@@ -171,6 +171,7 @@ def export(
             files=readme.describe_files(draft),
             usage=usage,
             weights_licence=weights_licence,
+            weights_sha256=job.config["files"][WEIGHTS],
         )
         write_text(draft / "README.md", card)
         smoke.check_texts(draft, experiment)

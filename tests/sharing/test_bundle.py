@@ -244,6 +244,8 @@ def test_unpacked_elsewhere_it_has_the_same_hash_weights_and_metric(shared, tmp_
     assert again["systems"] == results["systems"]
     assert again["conditions"]["config_hash"] == results["conditions"]["config_hash"]
     assert again["conditions"]["bundle"]["digest"] == packed.digest
+    assert not (there / "README.md").exists()  # it is of the author's results
+    assert (there / "author" / "README.md").exists()
     repacked = members_of(pack(there, tmp_path / "again.zip").path)
     first = members_of(packed.path)
     for name in ("recipe.yaml", "model.safetensors", "scores/cosine_main.npz"):

@@ -477,6 +477,11 @@ def test_inspect_tells_what_the_tasks_keys_make_a_script_do(project, mode):
     written = {item.what for item in found.writes}
     folder = "{output_folder}"
     assert {folder, f"{folder}/save", f"{folder}/tensorboard"} <= written
+    lines = found.lines()
+    assert any("line 3  key output_folder: {output_folder}" in line for line in lines)
+    assert "command line" not in "\n".join(lines)  # nothing was typed
+    typed = inspect_recipe(name, ["--output_folder=exp/x"]).lines()
+    assert any("command line  key output_folder: exp/x" in line for line in typed)
     assert (f"{folder}/wandb" in written) == (mode != "disabled")
     assert {"a.json", "other/save"} <= {item.what for item in found.reads}
     assert found.as_dict()["sends"] == [

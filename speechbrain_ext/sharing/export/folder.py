@@ -291,7 +291,8 @@ def _write_codec(job: _Job, *, stock: bool, onnx: str | None) -> str:
     signals = smoke.signals_of(codec.sample_rate)
     job.expected |= compute(SpeechCodec(codec), signals, codec.sample_rate)
     job.words = ["codec"]
-    return readme.usage_of_codec(job.source, codec)
+    ours = (s for s in job.results["systems"] if s["name"] == "ours")
+    return readme.usage_of_codec(job.source, codec, [s["kbps"] for s in ours])
 
 
 # -- speaker -------------------------------------------------------------------------

@@ -76,7 +76,7 @@ shorter than {min_seconds:g} s and embeds what is longer than {max_seconds:g} s 
 parts; stock SpeechBrain does neither."""
 
 
-def usage_of_codec(source: str, codec) -> str:
+def usage_of_codec(source: str, codec, kbps: Sequence[float]) -> str:
     """Show in Markdown how to use a codec.
 
     Arguments
@@ -85,9 +85,12 @@ def usage_of_codec(source: str, codec) -> str:
         What ``from_hparams`` takes.
     codec : torch.nn.Module
         `TransformCodec` or `SEANetCodec`.
+    kbps : sequence of float
+        Rates of which the card tells figures; one of them is the example.
     """
-    kbps = codec.bitrates[len(codec.bitrates) // 2]
-    return _CODEC.format(source=source, kbps=kbps, sample_rate=codec.sample_rate)
+    rates = sorted(kbps) or codec.bitrates
+    rate = rates[len(rates) // 2]
+    return _CODEC.format(source=source, kbps=rate, sample_rate=codec.sample_rate)
 
 
 def usage_of_speaker(

@@ -268,6 +268,11 @@ def test_weights_that_do_not_belong_to_the_scores_are_found_by_ear(shared, tmp_p
     data[-4000:] = bytes(4000)
     members["model.safetensors"] = bytes(data)
     manifest = json.loads(members.pop("manifest.json"))
+    # The card names the weights, so whoever swaps them has to change it, too.
+    sha256 = manifest["files"]["model.safetensors"]["sha256"].encode()
+    swapped = describe_files(members)["model.safetensors"]["sha256"].encode()
+    assert sha256 in members["README.md"]
+    members["README.md"] = members["README.md"].replace(sha256, swapped)
     manifest["files"] = describe_files(members)
     members["manifest.json"] = manifest_bytes(manifest)
     (tmp_path / "x.zip").write_bytes(zipped(members))

@@ -192,7 +192,8 @@ def score(
         },
         "health": health(folder, data.parent),
     } | ({"left_out": left_out} if left_out else {})
-    tell_author(results, folder, Path(recipe.hparams["save_folder"]))
+    save_folder = Path(recipe.hparams.get("save_folder") or folder / "save")
+    tell_author(results, folder, save_folder)
     results["conditions"]["score_seconds"] = round(time.monotonic() - started, 1)
     results["digest"] = digest_of(results)
     shutil.rmtree(folder / "scores", ignore_errors=True)

@@ -359,6 +359,12 @@ find_recipe() { # --recipe -> recipe_yaml, recipe_name, bundle, trusted
     bundle=${wish%/recipe.yaml}
     if [[ $bundle == *-trusted ]]; then trusted=true; fi
   fi
+  if [[ -d $(absolute "$wish") && ! -f $root/recipes/$wish.yaml ]]; then
+    known=folder/recipe.yaml
+    if [[ -f $(absolute "$wish")/hyperparams.yaml ]]; then known=${wish%/}/hyperparams.yaml; fi
+    if [[ -f $(absolute "$wish")/recipe.yaml ]]; then known=${wish%/}/recipe.yaml; fi
+    fail "--recipe $wish is a folder; a recipe is a file: --recipe $known"
+  fi
   case $wish in
     *.yaml | *.yml) recipe_yaml=$wish ;;
     *) recipe_yaml=$root/recipes/$wish.yaml ;;

@@ -132,7 +132,10 @@ def run(command: click.Command, argv: list[str], name: str) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
+    except click.Abort as abort:  # how click tells of Ctrl-C
+        stop = abort.__cause__
+        if isinstance(stop, KeyboardInterrupt):
+            raise stop from None
         raise KeyboardInterrupt from None
 
 

@@ -41,6 +41,40 @@ def without_controls(text: str) -> str:
     )
 
 
+class NothingWritten(KeyboardInterrupt):
+    """Ctrl-C in work that is written when it is whole, or not at all."""
+
+
+def writes_at_the_end(work: Callable) -> Callable:
+    """Let Ctrl-C say that nothing was written: there is nothing to go on from.
+
+    Arguments
+    ---------
+    work : Callable
+        What writes when it is whole, or not at all. A `KeyboardInterrupt` of it that
+        has a text of its own keeps it.
+
+    Example
+    -------
+    >>> @writes_at_the_end
+    ... def work():
+    ...     raise KeyboardInterrupt
+    >>> exits_cleanly(work)()
+    130
+    """
+
+    @functools.wraps(work)
+    def wrapper(*args, **kwargs):
+        try:
+            return work(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            if str(stop):
+                raise
+            raise NothingWritten from None
+
+    return wrapper
+
+
 def exits_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn the exceptions a user can cause into messages and exit codes.
 
@@ -72,6 +106,9 @@ def exits_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             print(without_controls(str(error)), file=sys.stderr)
             return error.exit_code
+        except NothingWritten:
+            print("interrupted; nothing was written", file=sys.stderr)
+            return 130
         except KeyboardInterrupt as stop:
             after = str(stop) or "goes on from here"  # who works may know better
             print(f"interrupted; the same command {after}", file=sys.stderr)

@@ -18,16 +18,14 @@ import torch
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
+from speechbrain_ext.sharing.kinds import CONFIG, FORMAT
 from speechbrain_ext.sharing.weights import read_weights
 
-CONFIG = "config.json"
 RECIPE = "model.yaml"
 WEIGHTS = "model.safetensors"
 DECISION = "decision.safetensors"
 #: All that is read to use a model; what else lies there is for other programs.
 READ_FILES = (CONFIG, RECIPE, WEIGHTS, DECISION)
-#: What ``config.json`` says of itself.
-FORMAT = "speechbrain-ext export 1"
 MAX_RATE = 1_000_000  # Hz
 #: Key of `RECIPE` under which the model stands.
 MODEL = "model"
@@ -62,15 +60,15 @@ class ExportFolder:
     config: dict[str, Any]
 
     @classmethod
-    def open(cls, path: str | os.PathLike, task: str) -> ExportFolder:
+    def open(cls, path: str | os.PathLike, task: str | None = None) -> ExportFolder:
         """Read ``config.json``.
 
         Arguments
         ---------
         path : str or PathLike
             The folder.
-        task : {"codec", "speaker"}
-            What the model shall do.
+        task : {"codec", "speaker"} or None
+            What the model shall do; None: any of them.
 
         Raises
         ------
@@ -95,7 +93,7 @@ class ExportFolder:
             raise UserError(
                 f"{path / CONFIG}: not written by speechbrain-ext export ({error!r})"
             ) from error
-        if found[0] != task:
+        if found[0] != (task or found[0]):
             raise UserError(
                 f"{path} holds a model of the task {found[0]!r}, not {task!r}; open it "
                 f"with {_OPENS.get(found[0], 'what that task has')}.from_hparams"

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.inference.folder import READ_FILES
+from speechbrain_ext.sharing.kinds import describe_kind
 
 #: ``user/repo`` as the Hub allows it.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.A)
+
+_MAX_NAME = 96
 
 
 def is_hub_name(source: str) -> bool:
@@ -21,7 +24,10 @@ def is_hub_name(source: str) -> bool:
     >>> is_hub_name("user/repo"), is_hub_name("/exp/mine"), is_hub_name("a/b/c")
     (True, False, False)
     """
-    return _HUB_NAME.fullmatch(source) is not None and ".." not in source
+    if any(part in source for part in ("..", "--")) or len(source) > _MAX_NAME:
+        return False
+    ends_well = not source.endswith((".", "-", ".git"))
+    return ends_well and _HUB_NAME.fullmatch(source) is not None
 
 
 def find_folder(source: str | os.PathLike, *, revision: str | None = None) -> Path:
@@ -47,7 +53,7 @@ def find_folder(source: str | os.PathLike, *, revision: str | None = None) -> Pa
             raise UserError(f"{source} is a folder here, so it has no revision")
         return path
     if path.exists():
-        raise UserError(f"{source} is a file; give the folder that it lies in")
+        raise UserError(describe_kind(path))
     name = str(source)
     if not is_hub_name(name):
         raise UserError(
@@ -79,6 +85,59 @@ def import_hub(who: str):
     return huggingface_hub
 
 
+#: Names of classes, of whatever package, that say that nobody answered.
+_UNREACHED = {
+    "ConnectionError",
+    "LocalEntryNotFoundError",
+    "TimeoutError",
+    "TimeoutException",
+    "TransportError",
+}
+_LOG_IN = "log in: hf auth login"
+
+
+def hub_reason(error: Exception, name: str) -> tuple[str, str]:
+    """Say why the Hub did not do what it was asked, and what to do next.
+
+    Arguments
+    ---------
+    error : Exception
+        Of huggingface_hub, of its client, or of the system.
+    name : str
+        ``user/repo``.
+
+    Returns
+    -------
+    tuple of str
+        The reason, and the next step.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if "LocalTokenNotFoundError" in kinds:
+        return "nobody is logged in", _LOG_IN
+    if status == 401:
+        return "the Hub does not know this token (401), or there is none", _LOG_IN
+    if status == 403:
+        return (
+            f"the token has no right to do that at {name} (403)",
+            "take a token that may write there (hf auth login), or a name of yours",
+        )
+    if status == 404:
+        return f"there is no {name}, or it is not for you to see (404)", _LOG_IN
+    if status == 400 or "HFValidationError" in kinds:
+        return f"the Hub takes no such name: {_first_line(error)}", "give another name"
+    if kinds & _UNREACHED:
+        return (
+            "the Hub can't be reached: no network, or HF_HUB_OFFLINE is set",
+            "look at the network, then the same command again",
+        )
+    return _first_line(error), "the same command again, later"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _download(name: str, revision: str | None) -> Path:
     hub = import_hub(f"{name}: no such folder here")
     try:
@@ -87,10 +146,10 @@ def _download(name: str, revision: str | None) -> Path:
         )
     # Its errors are of several packages: of its own, of the client, of the system.
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason, then = hub_reason(error, name)
         at = f" at revision {revision}" if revision else ""
         raise UserError(
             f"{name}: no such folder here, and from the Hugging Face Hub it can't be "
-            f"had{at}: {first}"
+            f"had{at}: {reason}\n  Next: {then}"
         ) from error
     return Path(found)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from speechbrain_ext.config.command_line import names_of
-from speechbrain_ext.errors import UserError
+from speechbrain_ext.errors import UserError, writes_at_the_end
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,6 +49,7 @@ from speechbrain_ext.errors import UserError
     metavar="NAME",
     help="A name that the model is built from, beyond the list; more with commas.",
 )
+@writes_at_the_end
 def export(
     experiment, output, form, source, stock, push_to_hub, public, license, allow
 ):

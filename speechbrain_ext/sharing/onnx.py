@@ -20,6 +20,7 @@ from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.files import atomic_path, sha256_file, write_json
 from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.sharing.fbank_graph import FbankGraph, describe_features
+from speechbrain_ext.sharing.kinds import refuse_kinds
 from speechbrain_ext.sharing.place import check_writable
 from speechbrain_ext.tasks.speaker.weights import load_encoder
 
@@ -85,6 +86,7 @@ def export_onnx(
     if source not in TOLERANCE:
         raise ValueError(f"export: source is one of {list(TOLERANCE)}, got {source!r}")
     _require_packages()
+    refuse_kinds("export", experiment, "bundle", "recipe", "file", "export")
     encoder, info = load_encoder(experiment, "cpu")
     features = describe_features(encoder.features)
     folder = Path(output or Path(experiment) / "onnx")

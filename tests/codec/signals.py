@@ -24,6 +24,16 @@ def spectrum(frames: int = 30, seed: int = 0, gain: float = 0.1) -> np.ndarray:
     return found
 
 
+def speech(seconds: float = 1.0, seed: int = 0) -> np.ndarray:
+    """Harmonics that come and go over a little noise."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(16000 * seconds)) / 16000
+    pitch = 2 * np.pi * np.cumsum(120 + 20 * np.sin(5 * t)) / 16000
+    voice = sum(np.sin(n * pitch) / n for n in range(1, 20))
+    loud = np.clip(np.sin(2 * np.pi * 3 * t), 0, 1)
+    return 0.1 * voice * loud + 0.003 * rng.standard_normal(len(t))
+
+
 def random_net(features: int, places: int, symbols: int, hidden: int = 8) -> IntegerNet:
     """A net that has learned nothing: its answers are anything but even."""
     draw = torch.Generator().manual_seed(features)

@@ -8,19 +8,10 @@ import torch
 
 from speechbrain_ext.codec.settings import WaveSettings
 from speechbrain_ext.codec.wave import WaveCoder
+from tests.codec.signals import speech
 
 FLAT = {"gamma": 0, "weights_db": [0] * 6, "fill": [0] * 4, "sends_envelope": False}
 KINDS = {"perceptual": WaveSettings(), "fidelity": WaveSettings(**FLAT)}
-
-
-def speech(seconds: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Harmonics that come and go over a little noise."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(16000 * seconds)) / 16000
-    pitch = 2 * np.pi * np.cumsum(120 + 20 * np.sin(5 * t)) / 16000
-    voice = sum(np.sin(n * pitch) / n for n in range(1, 20))
-    loud = np.clip(np.sin(2 * np.pi * 3 * t), 0, 1)
-    return 0.1 * voice * loud + 0.003 * rng.standard_normal(len(t))
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -97,6 +97,9 @@ def test_a_bad_bundle_ends_it_and_an_unpacked_one_is_an_experiment(place, tmp_pa
     unpack(packed.path, here / "exp" / "theirs")
     text = run(here, "--tag", "theirs", "--dry_run")
     assert "exp/theirs/recipe.yaml" in text
+    text = run(here, "--recipe", "exp/theirs/", "--dry_run", rc=2)
+    assert "exp/theirs/ is a folder; a recipe is a file: " in text
+    assert "--recipe exp/theirs/recipe.yaml" in text
 
 
 def test_an_experiment_of_somebody_else_does_not_choose_the_scripts(place, tmp_path):

@@ -16,7 +16,7 @@ from speechbrain_ext.errors import exits_cleanly
 from speechbrain_ext.report.diff.command import diff
 from speechbrain_ext.report.diff.comparison import compare
 from speechbrain_ext.report.diff.sides import OPENERS, Side, open_side
-from speechbrain_ext.sharing.bundle import pack
+from speechbrain_ext.sharing.bundle import pack, packing, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "egs" / "voxceleb_mini" / "results" / "debian_split1_seed1234.json"
@@ -167,8 +167,22 @@ def test_bundles_are_compared_as_experiments_are(tmp_path):
         pack(recipe, tmp_path / f"{name}.zip", overrides=[f"--learning_rate={rate}"])
     a, b = (open_side(str(tmp_path / f"{name}.zip")) for name in "ab")
     assert a.kind == "bundle"
-    [configuration] = [section for section in compare(a, b) if section.rows]
+    [configuration, code] = [section for section in compare(a, b) if section.rows]
     assert rows(configuration) == {"learning_rate": ("0.001", "0.002")}
+    assert set(rows(code)) == {"digest of the bundle"}
+    unpacked = open_side(str(unpack(tmp_path / "a.zip", tmp_path / "a")))
+    assert not any(section.rows for section in compare(a, unpacked))
+
+
+def test_bundles_of_other_code_differ_as_verify_says(tmp_path, monkeypatch):
+    recipe = ROOT / "recipes" / "codec" / "transform.yaml"
+    for name in "ab":
+        pack(recipe, tmp_path / f"{name}.zip")
+        monkeypatch.setattr(packing, "library_hash", lambda: "0" * 64)
+    code, text = called(*(tmp_path / f"{name}.zip" for name in "ab"))
+    assert code == 1
+    assert "library, SHA-256" in text
+    assert "digest of the bundle" in text
 
 
 def test_what_a_stranger_wrote_does_not_steer_the_terminal(experiment, other):

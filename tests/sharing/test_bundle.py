@@ -16,6 +16,7 @@ from speechbrain_ext.report.speaker.results import digest_of
 from speechbrain_ext.sharing.bundle import pack, unpack, verify
 from speechbrain_ext.sharing.bundle.manifest import describe_files, manifest_bytes
 from speechbrain_ext.sharing.bundle.recipe import recipe_hash
+from speechbrain_ext.sharing.bundle.scripts import library_hash
 from speechbrain_ext.sharing.bundle.verification import FAILED
 from speechbrain_ext.tasks.speaker.embed import embed_split
 from speechbrain_ext.tasks.speaker.score import score
@@ -189,6 +190,7 @@ def test_what_is_broken_is_not_packed(shared, tmp_path, prepare, message):
         (".", "is a folder or device; name a file"),
         ("pipe", "is a folder or device; name a file"),
         ("file/x.zip", "can't be written"),
+        ("file", r"ends in \.zip"),
     ],
 )
 def test_an_output_that_can_not_be_written_is_a_message(
@@ -204,6 +206,42 @@ def test_an_output_that_can_not_be_written_is_a_message(
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(OSError, match="is a folder or device"):
         write_text(tmp_path / "pipe", "a pipe stays one, as /dev/null has to")
+
+
+@pytest.mark.parametrize("name", ["README.md", "thesis.txt", "model.zip", "half.zip"])
+def test_only_a_bundle_is_replaced(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    for _ in range(2):
+        packed = pack("recipe.yaml", "mine.zip")
+    (tmp_path / name).write_bytes(packed.path.read_bytes()[:-9] + b"\n")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(UserError, match=r"ends in \.zip|is there and is no bundle"):
+        pack("recipe.yaml", name)
+    assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(UserError, match=r"Next: --output new\.md\.zip"):
+        pack("recipe.yaml", "new.md")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["exp", "--keeep", "x"], "no option --keeep; did you mean '--keep'?"),
+        (["exp", "-o", "x.zip"], "no option -o;"),
+        (["recipe.yaml", "-o", "x.zip"], "no option -o;"),
+        (["--recipe", "exp/f"], "no option --recipe;"),
+        (["exp", "--seed=3"], "--key=value is for a recipe: speechbrain-ext pack REC"),
+    ],
+)
+def test_an_option_that_pack_does_not_have_is_named(
+    tmp_path, monkeypatch, capsys, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    assert run(cli, ["pack", *words], "speechbrain-ext") == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.zip"))
 
 
 def link(path):
@@ -342,7 +380,9 @@ def test_an_edited_card_is_found(shared, tmp_path):
     told = " ".join(map(str, verified.checks))
     assert "written by other code, or edited: trust the figures only" in told
     assert "the results don't give its 0.0123" in told
-    assert verified.lines()[-1].startswith("verified, but not README.md. ")
+    assert "speechbrain_ext: SHA-256 0000000000000000" in told
+    assert f"; here {library_hash()[:16]}, commit " in told
+    assert verified.ending().startswith("agrees with itself, but not README.md; ")
 
 
 def test_a_setting_that_is_said_to_be_open_does_not_hide_another_recipe(
@@ -377,7 +417,52 @@ def test_another_recipe_is_found_and_another_digest(shared, tmp_path):
     found = verify(tmp_path / "x.zip", expect_digest=shared[3].digest)
     assert f"expected {shared[3].digest}" in failed(found)
     assert "the manifest says" in failed(found)
-    assert "integrity, not authorship" in found.lines()[-1]
+    assert found.lines()[-1].startswith("not the author's file: ")
+
+
+def test_each_ending_says_what_was_found(shared, tmp_path, capsys):
+    packed = shared[3]
+    other = tmp_path / "other.zip"
+    other.write_bytes(packed.path.read_bytes()[:-9])
+    changed = edited(
+        packed.path, lambda r: main_of(r).update(eer=0.5), tmp_path / "e.zip"
+    )
+    half = packed.digest[:16]
+    for path, digest, code, ending in (
+        (packed.path, packed.digest, 0, "verified, and it is the digest you gave"),
+        (packed.path, f"sha256:{half}", 0, "verified, and it begins with what you"),
+        (packed.path, None, 0, "agrees with itself; authorship unchecked: "),
+        (packed.path, "0" * 64, 1, "not the author's file: "),
+        (other, packed.digest, 1, "no bundle: "),
+        (changed, None, 1, "NOT verified: it does not agree with itself"),
+    ):
+        words = [
+            "verify",
+            str(path),
+            *([f"--expect_digest={digest}"] if digest else []),
+        ]
+        assert run(cli, words, "speechbrain-ext") == code
+        assert capsys.readouterr().out.splitlines()[-1].startswith(ending)
+
+
+@pytest.mark.parametrize("digest", ["abc", "", "0" * 15, "0" * 65, "x" * 64])
+def test_a_digest_that_says_too_little_is_refused(shared, digest):
+    with pytest.raises(UserError, match="at least 16 of the 64 characters"):
+        verify(shared[3].path, expect_digest=digest)
+
+
+def test_data_without_manifests_are_told_before_anything_is_checked(shared, tmp_path):
+    (tmp_path / "data" / "split1").mkdir(parents=True)
+    looked = []
+    given = {"on_check": looked.append}
+    with pytest.raises(UserError, match="--data .*nope: no such folder"):
+        verify(shared[3].path, data=tmp_path / "nope", **given)
+    with pytest.raises(UserError, match=r"no test\.json.*\n.*stop_stage prepare"):
+        verify(shared[3].path, data=tmp_path / "data", **given)
+    (tmp_path / "data" / "split1" / "test.json").touch()
+    with pytest.raises(UserError, match=r"Next: --data .*data/split1$"):
+        verify(shared[3].path, data=tmp_path / "data", **given)
+    assert not looked
 
 
 def test_inspect_says_what_runs_and_runs_nothing(shared, capsys):

@@ -16,6 +16,7 @@ from speechbrain.lobes.models.ResNet import ResNet
 
 from speechbrain_ext.cli import cli, run
 from speechbrain_ext.errors import UserError, WorkError
+from speechbrain_ext.files import sha256_file
 from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
 from speechbrain_ext.inference.folder import FORMAT
 from speechbrain_ext.losses import AAMSoftmax
@@ -106,7 +107,7 @@ def _in_this_process(monkeypatch):
 def test_the_folder_holds_what_each_side_needs(folder):
     assert names(folder) == OURS | DECIDES | STOCK | ONNX
     config = json.loads((folder / "config.json").read_text())
-    assert set(config["files"]) == names(folder) - {"README.md", "config.json"}
+    assert set(config["files"]) == names(folder) - {"config.json"}
     card = (folder / "README.md").read_text()
     assert card.startswith("---\n")
     assert "SpeakerVerifier.from_hparams" in card
@@ -148,6 +149,67 @@ def test_a_decision_that_was_changed_is_a_message(folder, tmp_path, where, value
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="does not say how to score"):
         SpeakerVerifier.from_hparams(copy, device="cpu").threshold()
+
+
+def resealed(folder, change):
+    """Edit config.json of an export, and make its hashes anew."""
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    for name in config["files"]:
+        config["files"][name] = sha256_file(folder / name)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def verified(capsys, *words):
+    code = run(cli, ["verify", *map(str, words)], "speechbrain-ext")
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["eer_threshold", "eer", "thresholds"])
+@pytest.mark.parametrize("backend", ["chosen", "cosine"])
+def test_a_threshold_that_its_scores_do_not_give_is_refused(
+    folder, tmp_path, capsys, key, backend
+):
+    def change(config):
+        main = config["decision"]["systems"][backend]["lists"]["main"]
+        if key == "thresholds":
+            main[key][0]["threshold"] -= 0.5
+        else:
+            main[key] += 0.1
+
+    copy = resealed(shutil.copytree(folder, tmp_path / "copy"), change)
+    with pytest.raises(UserError, match=rf"was changed: {key}.*, the scores give"):
+        SpeakerVerifier.from_hparams(copy, device="cpu", backend=backend).threshold()
+    code, out = verified(capsys, copy)
+    assert code == 1
+    assert "FAILED  thresholds" in out
+    assert out.splitlines()[-1].startswith("NOT verified")
+
+
+def test_an_export_is_verified_as_a_whole(folder, tmp_path, capsys):
+    digest = sha256_file(folder / "config.json")
+    allow = "--allow=torch.nn.Linear"
+    code, out = verified(capsys, folder, f"--expect_digest={digest}", allow)
+    assert code == 0, out
+    assert out.splitlines()[-1] == "verified, and it is the digest you gave"
+    code, out = verified(capsys, folder)
+    assert (code, "agrees with itself; authorship unchecked" in out) == (0, True)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "notes.txt").touch()
+    card = (copy / "README.md").read_text()
+    (copy / "README.md").write_text(card + "The best there is.\n")
+    (copy / "label_encoder.txt").unlink()
+    code, out = verified(capsys, copy)
+    assert code == 1
+    assert "README.md: other bytes than config.json says" in out
+    assert "label_encoder.txt is not there" in out
+    assert "not looked at: notes.txt" in out
+    resealed_card = shutil.copytree(folder, tmp_path / "card")
+    resealed(resealed_card, lambda config: config["files"].pop("README.md"))
+    assert "config.json has no hash of README.md" in verified(capsys, resealed_card)[1]
+    (copy / "config.json").write_text("{")
+    assert verified(capsys, copy)[1].splitlines()[-1].startswith("no export: ")
 
 
 def test_no_utterance_and_no_speaker_of_the_trials_is_in_it(exp, folder):
@@ -480,6 +542,13 @@ def test_what_is_no_scored_experiment_is_refused(exp, codecs, tmp_path, capsys):
     code, _, err = exported(capsys, edited)
     assert code == 2
     assert not (edited / "export").exists()
+
+
+def test_onnx_of_a_codec_says_that_it_is_for_speaker_models(codecs, capsys):
+    code, *_, err = exported(capsys, codecs["seanet"], "--format", "onnx")
+    assert code == 2
+    assert "ONNX are for speaker models" in err
+    assert f"speechbrain-ext export {codecs['seanet']}" in err
 
 
 def test_figures_of_other_weights_are_refused(exp, codecs, tmp_path, capsys):

@@ -17,7 +17,7 @@ from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
 from speechbrain_ext.inference.folder import FORMAT
 from speechbrain_ext.inference.source import find_folder
 from speechbrain_ext.sharing.export import export, outputs, smoke
-from speechbrain_ext.sharing.export.hub import push
+from speechbrain_ext.sharing.export.hub import check_target, push
 from tests.sharing import toy_experiments
 from tests.tasks.voices import voice
 
@@ -246,7 +246,7 @@ def test_what_the_hub_refuses_is_one_message(hub):
 
     hub.snapshot_download = snapshot_download
     with pytest.raises(
-        UserError, match="can't be had at revision x: 401 Client Error$"
+        UserError, match="can't be had at revision x: 401 Client Error\n  Next"
     ):
         SpeakerVerifier.from_hparams("someone/else", revision="x")
 
@@ -267,6 +267,65 @@ def test_a_folder_is_never_looked_for_on_the_hub(hub, tmp_path, monkeypatch):
             find_folder(name)
     with pytest.raises(UserError, match="has no revision"):
         find_folder("exp", revision="main")
+
+
+def answered(status):
+    """An error of the Hub as huggingface_hub raises it."""
+    error = OSError("Got: something\nof many lines")
+    error.response = types.SimpleNamespace(status_code=status)
+    return error
+
+
+def named(name, text="Got: ConnectError: [Errno -2]\nmore"):
+    return type(name, (Exception,), {})(text)
+
+
+CAUSES = [
+    (named("LocalTokenNotFoundError"), "nobody is logged in"),
+    (answered(401), "does not know this token"),
+    (answered(403), r"no right to do that at me/codec \(403\)"),
+    (answered(404), "there is no me/codec"),
+    (answered(400), "takes no such name"),
+    (named("HFValidationError", "no --"), "takes no such name: no --"),
+    (named("LocalEntryNotFoundError"), "can't be reached: no network"),
+    (ConnectionError("offline mode"), "can't be reached: no network"),
+    (answered(500), "Got: something"),
+]
+
+
+@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.parametrize(("error", "message"), CAUSES)
+def test_each_cause_has_its_own_ending_wherever_the_hub_is_asked(
+    hub, copy, error, message
+):
+    def fail(*args, **options):
+        raise error
+
+    hub.snapshot_download = fail
+    hub.HfApi = lambda: types.SimpleNamespace(whoami=fail, create_repo=fail)
+    for asks in (
+        lambda: find_folder("me/codec"),
+        lambda: check_target("me/codec"),
+        lambda: push(copy, "me/codec", log=lambda line: None),
+    ):
+        with pytest.raises(UserError, match=f"{message}(.|\n)*Next: ") as found:
+            asks()
+        assert len(str(found.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["me/x--y", "me/x.git", "me/x-", "me/" + "x" * 99])
+def test_a_name_that_the_hub_would_not_take_is_told_without_asking_it(hub, name):
+    with pytest.raises(UserError, match="takes USER/REPO, got"):
+        check_target(name)
+
+
+def test_who_may_not_write_is_told_before_anything_is_computed(hub):
+    who = {"name": "Me", "orgs": [{"name": "lab"}]}
+    hub.HfApi = lambda: types.SimpleNamespace(whoami=lambda: who)
+    check_target("me/codec")
+    check_target("lab/codec")
+    with pytest.raises(UserError, match=r"may write to Me, lab, not to you(.|\n)*Me/x"):
+        check_target("you/x")
 
 
 class FakeApi:

@@ -109,7 +109,7 @@ def test_both_answers_are_answers(exp, audio, capsys, threshold, decision):
     assert code == 0
     assert f"decision   {decision} speaker" in out
     assert "raw cosine" in out
-    assert "400 trials 7.00 % false alarms" in out
+    assert "7.00 % false alarms of 300 non-targets" in out
 
 
 def test_the_score_is_the_cosine_of_the_embeddings_as_json(scored, audio, capsys):
@@ -181,6 +181,34 @@ def test_shorter_audio_than_the_trials_is_warned_of(scored, audio, capsys):
     assert code == 0
     assert "short.wav has 0.20 s; the threshold was measured on 0.50 s" in err
     assert "a.wav" not in err
+    short = audio / "short.wav"
+    _, _, err = compare(capsys, short, short, "--experiment", scored)
+    assert err.count("short.wav has 0.20 s") == 1
+
+
+def test_a_rate_that_the_trials_can_not_measure_is_warned_of(scored, audio, capsys):
+    given = [audio / "a.wav", audio / "b.wav", "--experiment", scored]
+    targets, nontargets = int(LABELS.sum()), int((~LABELS).sum())
+    code, out, err = compare(capsys, *given, "--far", "1e-9")
+    assert code == 0
+    assert f"--far 1e-09 is less than one false alarm of {nontargets:,} non-tar" in err
+    assert f"false rejections of {targets:,} targets, 0.00 % false alarms of" in out
+    assert f"of {nontargets:,} non-targets" in out
+    assert compare(capsys, *given, "--far", str(1 / nontargets))[2] == ""
+
+
+def test_an_unpacked_bundle_is_told_once_what_it_lacks(exp, audio, tmp_path, capsys):
+    write_results(exp, system("cosine", 0.5), system("wccn", 0.2, chosen=True, wccn=1))
+    copy = tmp_path / "theirs"
+    shutil.copytree(exp, copy, ignore=shutil.ignore_patterns("embeddings"))
+    for name in ("manifest.json", "recipe.yaml"):
+        (copy / name).touch()
+    given = [audio / "a.wav", audio / "b.wav", "--experiment", copy]
+    code, _, err = compare(capsys, *given)
+    assert code == 2
+    assert err.count(str(copy)) == err.count("Next:") == 1
+    assert "--backend cosine" in err
+    assert compare(capsys, *given, "--backend", "cosine")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def _environment(side: Side) -> dict[str, str]:
 
 def _code(side: Side) -> dict[str, str]:
     source = side.env or (side.results or {}).get("conditions") or {}
-    found = {}
+    found = dict(side.packed)
     git = source.get("git")
     if isinstance(git, dict):
         found["commit"] = str(git.get("commit"))

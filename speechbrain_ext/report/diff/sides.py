@@ -5,8 +5,9 @@ A new kind (a bundle, say) needs one more entry in `OPENERS`, nothing else.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import read_json
 from speechbrain_ext.report.headline import peek_results
 from speechbrain_ext.resume.history import read_data_record, read_history
+from speechbrain_ext.sharing.kinds import refuse_kinds
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Side:
         ``data.json``: size and hash of the manifests.
     history : list
         ``resumed.json``: what was changed on the way.
+    packed : dict
+        Of a bundle: its digest, and ``manifest.json``'s hash of the library.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Side:
     env: dict[str, Any] | None = None
     data: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    packed: dict[str, str] = field(default_factory=dict)
 
 
 def _open_folder(path: Path, name: str, kind: str, recipe: str) -> Side:
@@ -65,14 +70,26 @@ def _open_experiment(path: Path, name: str) -> Side:
 
 
 def _open_unpacked(path: Path, name: str) -> Side:
-    return _open_folder(path, name, "unpacked bundle", "recipe.yaml")
+    side = _open_folder(path, name, "unpacked bundle", "recipe.yaml")
+    return replace(side, packed=_packed(path))
 
 
 def _open_bundle(path: Path, name: str) -> Side:
     from speechbrain_ext.sharing.bundle.unpacking import opened
 
     with opened(path) as contents:
-        return _open_folder(contents.folder, name, "bundle", "recipe.yaml")
+        side = _open_folder(contents.folder, name, "bundle", "recipe.yaml")
+        return replace(side, packed=_packed(contents.folder))
+
+
+def _packed(folder: Path) -> dict[str, str]:
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return {}
+    return {
+        "digest of the bundle": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "library, SHA-256": str(read_json(manifest).get("library_sha256")),
+    }
 
 
 def _open_recipe(path: Path, name: str) -> Side:
@@ -102,6 +119,7 @@ def open_side(name: str) -> Side:
         If there is nothing, or nothing that can be compared.
     """
     path = Path(name).expanduser()
+    refuse_kinds("diff", path, "export")  # its hyperparams.yaml is stock's
     for accepts, opened in OPENERS:
         if accepts(path):
             return opened(path, name)

@@ -170,7 +170,7 @@ def _recomputed(results: dict[str, Any], folder: Path) -> Iterator[str]:
                 scored, scores, known["sources"], nan=nan
             )
             for name, value in expected.items():
-                yield from _differences(f"{where}.{name}", found.get(name), value)
+                yield from differences(f"{where}.{name}", found.get(name), value)
             errors = results["errors"]
             if (system["name"], trials) == (errors["system"], errors["list"]):
                 threshold = found["eer_threshold"]
@@ -181,20 +181,33 @@ def _recomputed(results: dict[str, Any], folder: Path) -> Iterator[str]:
                     math.inf if threshold is None else threshold,
                 )
                 for name, value in expected.items():
-                    yield from _differences(f"errors.{name}", errors.get(name), value)
+                    yield from differences(f"errors.{name}", errors.get(name), value)
 
 
-def _differences(where: str, found: Any, expected: Any) -> Iterator[str]:
-    """Walk through both; numbers may differ by what float32 loses in a sum."""
+def differences(where: str, found: Any, expected: Any) -> Iterator[str]:
+    """Walk through both; numbers may differ by what float32 loses in a sum.
+
+    Arguments
+    ---------
+    where : str
+        What each line begins with.
+    found, expected : Any
+        Figures, or lists and dicts of them.
+
+    Yields
+    ------
+    str
+        A line for each that differs.
+    """
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in expected.keys() | found.keys():
-            yield from _differences(f"{where}.{key}", found.get(key), expected.get(key))
+            yield from differences(f"{where}.{key}", found.get(key), expected.get(key))
     elif isinstance(expected, list) and isinstance(found, list):
         if len(expected) != len(found):
             yield f"{where}: has {len(found)} entries, the scores give {len(expected)}"
             return
         for index, pair in enumerate(zip(found, expected, strict=True)):
-            yield from _differences(f"{where}[{index}]", *pair)
+            yield from differences(f"{where}[{index}]", *pair)
     elif isinstance(expected, float) and isinstance(found, (int, float)):
         if not math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-9):
             yield f"{where}: is {found}, the scores give {expected}"

@@ -34,6 +34,27 @@ _ROLES = {
 }
 
 
+def check_data(data: str | os.PathLike) -> None:
+    """Find out at once whether there is something to measure from.
+
+    Raises
+    ------
+    UserError
+        If there is no such folder, or no test manifest in it.
+    """
+    folder = Path(data)
+    if not folder.is_dir():
+        raise UserError(f"verify: --data {data}: no such folder")
+    if (folder / "test.json").is_file():
+        return
+    below = sorted(path.parent for path in folder.glob("*/test.json"))
+    hint = f"--data {below[0]}" if below else "./run.sh --stop_stage prepare"
+    raise UserError(
+        f"verify: --data {data}: no manifests in it (no test.json); it is the folder "
+        f"that stage prepare fills\n  Next: {hint}"
+    )
+
+
 def audio_problems(
     results: dict[str, Any], experiment: Path, data: str | os.PathLike
 ) -> tuple[list[str], str]:

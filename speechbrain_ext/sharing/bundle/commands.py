@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from speechbrain_ext.config.command_line import names_of
-from speechbrain_ext.errors import UserError
+from speechbrain_ext.config.faults import did_you_mean
+from speechbrain_ext.errors import UserError, writes_at_the_end
+from speechbrain_ext.sharing.kinds import kind_of, refuse_kinds
 
 #: Dashes and underscores are the same, as in run.sh.
 SETTINGS = {
@@ -42,6 +45,7 @@ ALLOW = click.option(
 )
 @click.option("--preset", multiple=True, help="For a recipe; becomes part of it.")
 @ALLOW
+@writes_at_the_end
 def pack(source, settings, output, no_result, with_code, keep, preset, allow):
     """Write one file with a recipe and, of an experiment, its result.
 
@@ -53,6 +57,8 @@ def pack(source, settings, output, no_result, with_code, keep, preset, allow):
 
     The same source gives the same bytes. Publish the digest that is printed.
     """
+    _refuse_unknown_options(source, settings)
+    refuse_kinds("pack", source, "bundle", "export", "file")
     from speechbrain_ext.data.progress import progress_bar
     from speechbrain_ext.sharing.bundle.packing import pack as pack_bundle
 
@@ -74,6 +80,22 @@ def pack(source, settings, output, no_result, with_code, keep, preset, allow):
         click.echo(f"  note: {note}", err=True)
 
 
+def _refuse_unknown_options(source: str, settings: Sequence[str]) -> None:
+    """Refuse what is no option of ours where it can't be a key of a recipe either."""
+    words = [word for word in (source, *settings) if word.startswith("-")]
+    if not (source.startswith("-") or Path(source).is_dir()):
+        words = [word for word in words if not word.startswith("--")]
+    if not words:
+        return
+    options = [name for known in pack.params for name in known.opts if "--" in name]
+    typed = words[0].split("=")[0]
+    hint = did_you_mean(typed, options)
+    raise UserError(
+        f"pack: no option {typed}{hint}\n  --key=value is for a recipe: "
+        "speechbrain-ext pack RECIPE.yaml --key=value"
+    )
+
+
 @click.command(context_settings=SETTINGS)
 @click.argument("bundle", type=click.Path())
 @click.argument("folder", required=False, type=click.Path())
@@ -86,6 +108,7 @@ def pack(source, settings, output, no_result, with_code, keep, preset, allow):
     "--below", type=click.Path(), help="Write to DIR/NAME-DIGEST and print only that."
 )
 @ALLOW
+@writes_at_the_end
 def unpack(bundle, folder, trust_code, below, allow):
     """Write BUNDLE as FOLDER (default: its own name); again is a no-op.
 
@@ -98,6 +121,9 @@ def unpack(bundle, folder, trust_code, below, allow):
     from speechbrain_ext.sharing.bundle.unpacking import unpack as unpack_bundle
     from speechbrain_ext.sharing.bundle.unpacking import unpack_below
 
+    refuse_kinds(
+        "unpack", bundle, "recipe", "export", "unpacked", "experiment", "folder"
+    )
     if below is not None:
         if folder is not None:
             raise click.UsageError("give FOLDER or --below DIR, not both")
@@ -111,38 +137,60 @@ def unpack(bundle, folder, trust_code, below, allow):
 
 
 @click.command(context_settings=SETTINGS)
-@click.argument("bundle", type=click.Path())
-@click.option("--expect_digest", metavar="SHA256", help="What its author published.")
+@click.argument("shared", metavar="BUNDLE|EXPORT", type=click.Path())
+@click.option(
+    "--expect_digest",
+    metavar="SHA256",
+    help="What its author published; 16 characters of it will do.",
+)
 @click.option(
     "--data",
     type=click.Path(),
     help="Split folder, or folder of manifests: measure again from its audio.",
 )
 @ALLOW
-def verify(bundle, expect_digest, data, allow):
-    """Check that the parts of BUNDLE agree; exit code 1 if they don't.
+@writes_at_the_end
+def verify(shared, expect_digest, data, allow):
+    """Check that the parts of a bundle or an export agree; exit code 1 if they don't.
 
-    Hashes; the recipe by the rules for any recipe; every table recomputed from its
-    scores; the card made again and compared to the byte. With --data also from audio:
-    the recipe is built, and its weights embed or encode again.
+    Hashes; the recipe by the rules for any recipe; weights whole and finite. Of a
+    bundle every table recomputed from its scores, and the card made again and compared
+    to the byte; with --data also from audio: the recipe is built, and its weights embed
+    or encode again. Of an export the thresholds recomputed from its scores.
 
     This is integrity, not authorship: compare the digest with the published one.
     """
+    kind = kind_of(shared)
+    if kind is None:  # nothing was compared, so nothing failed
+        raise UserError(f"verify: {shared}: no such file or folder")
+    refuse_kinds(
+        "verify", shared, "recipe", "experiment", "unpacked", "folder", "device"
+    )
+    if kind == "export" and data is not None:
+        raise UserError(
+            "verify: --data is for bundles: an export says neither which split it was "
+            "scored on nor which trials"
+        )
     from speechbrain_ext.data.progress import progress_bar
-    from speechbrain_ext.sharing.bundle.verification import verify as verify_bundle
 
-    if not Path(bundle).is_file():  # nothing was compared, so nothing failed
-        raise UserError(f"verify: {bundle}: no such file")
-
+    given = {"expect_digest": expect_digest, "allow": names_of(allow)}
     with progress_bar() as progress:
         task = progress.add_task("verify", total=None)
-        found = verify_bundle(
-            bundle,
-            expect_digest=expect_digest,
-            data=data,
-            allow=names_of(allow),
-            on_check=lambda name: progress.update(task, description=f"verify {name}"),
-        )
+        if kind == "export":
+            from speechbrain_ext.sharing.export.verification import verify_export
+
+            found = verify_export(shared, **given)
+        else:
+            from speechbrain_ext.sharing.bundle.verification import verify as verified
+
+            found = verified(
+                shared,
+                data=data,
+                on_check=lambda name: progress.update(
+                    task, description=f"verify {name}"
+                ),
+                **given,
+            )
     for line in found.lines():
         click.echo(line)
     return 0 if found.ok else 1
@@ -162,6 +210,7 @@ def verify(bundle, expect_digest, data, allow):
     type=click.UNPROCESSED,
     metavar="RECIPE|BUNDLE [--key=v ...]",
 )
+@writes_at_the_end
 def inspect(words):
     """Show what a recipe would do, or what a bundle (.zip) holds; nothing is run.
 
@@ -170,6 +219,7 @@ def inspect(words):
     construct, read and write. It takes --allow NAME only.
     """
     name = next((word for word in words if not word.startswith("-")), "")
+    refuse_kinds("inspect", name, "export", "unpacked", "experiment", "folder", "file")
     if not name.endswith(".zip"):
         from speechbrain_ext.config.inspect_command import inspect as inspect_recipe
 

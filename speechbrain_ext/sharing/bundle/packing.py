@@ -47,6 +47,7 @@ from speechbrain_ext.sharing.bundle.scripts import (
     library_hash,
     script_hashes,
 )
+from speechbrain_ext.sharing.bundle.unpacking import is_bundle
 
 
 class Packed(NamedTuple):
@@ -86,7 +87,8 @@ def pack(
     source : str or PathLike
         An experiment folder with results, or a recipe.
     output : str or PathLike or None
-        The file; None: ``<name>.zip`` here.
+        The file, ``*.zip``; None: ``<name>.zip`` here. A bundle that is there is
+        replaced, anything else is not.
     result : bool
         Of an experiment, also take results, scores, card, environment and weights.
     with_code : bool
@@ -169,6 +171,16 @@ def _check_output(path: Path) -> None:
         raise UserError(
             f"pack: --output {path} is a folder or device; name a file: "
             f"--output {path / 'NAME.zip'}"
+        )
+    if path.suffix != ".zip":
+        raise UserError(
+            f"pack: --output {path}: the name of a bundle ends in .zip\n  Next: "
+            f"--output {path.with_name(path.name + '.zip')}"
+        )
+    if path.exists() and not is_bundle(path):
+        raise UserError(
+            f"pack: {path} is there and is no bundle; only a bundle is replaced\n"
+            "  Next: name another file: --output FILE.zip"
         )
     try:
         parent = path.resolve().parent

@@ -56,7 +56,17 @@ def changed_scripts(task: str | None) -> dict[str, bytes]:
 
 
 def _committed(name: str) -> bytes | None:
-    command = ["git", "-C", str(project_root()), "show", f"HEAD:./{name}"]
+    return _git("show", f"HEAD:./{name}")
+
+
+def head_commit() -> str:
+    """Name the commit of the installed code, or say that there is none."""
+    found = _git("rev-parse", "HEAD")
+    return found.decode().strip() if found else "not known"
+
+
+def _git(*words: str) -> bytes | None:
+    command = ["git", "-C", str(project_root()), *words]
     try:
         found = subprocess.run(command, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -164,6 +164,16 @@ def opened(bundle: str | os.PathLike) -> Iterator[Contents]:
         yield Contents(Path(scratch), manifest, digest)
 
 
+def is_bundle(path: str | os.PathLike) -> bool:
+    """Whether a file is a bundle: an archive that names just what it holds."""
+    try:
+        with Archive(path) as archive:
+            manifest_in(archive)
+    except BundleError:
+        return False
+    return True
+
+
 def manifest_in(archive: Archive) -> tuple[dict[str, Any], str]:
     """Read a bundle's manifest and hold it against the archive; also its digest.
 

@@ -5,75 +5,32 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import speechbrain_ext
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.files import read_json
+from speechbrain_ext.sharing.bundle.audio import check_data
 from speechbrain_ext.sharing.bundle.contents import check_tensors
 from speechbrain_ext.sharing.bundle.errors import BundleError, printable
 from speechbrain_ext.sharing.bundle.manifest import code_digest, strict_json
 from speechbrain_ext.sharing.bundle.names import CARD, CODE, MODEL, RECIPE, RESULTS
-from speechbrain_ext.sharing.bundle.scripts import compare_scripts, library_hash
-from speechbrain_ext.sharing.bundle.unpacking import Contents, make_experiment, opened
-
-OK, FAILED, NOTE = "ok", "FAILED", "note"
-_MAX_TOLD = 5
-CARD_CHECK = "card"
-
-INTEGRITY = (
-    "This is integrity, not authorship: whoever makes a whole bundle anew makes one "
-    "that agrees with itself. Compare the digest with what the author published: "
-    "--expect_digest"
+from speechbrain_ext.sharing.bundle.scripts import (
+    compare_scripts,
+    head_commit,
+    library_hash,
 )
-
-
-class Check(NamedTuple):
-    """One thing that was looked at.
-
-    Attributes
-    ----------
-    verdict : str
-        `OK`, `FAILED`, or `NOTE` for what is worth knowing and no fault.
-    name, text : str
-        What was looked at, and what was found.
-    """
-
-    verdict: str
-    name: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.verdict:<7} {self.name:<12} {self.text}"
-
-
-@dataclass
-class Verified:
-    """What `verify` found.
-
-    Attributes
-    ----------
-    checks : list of Check
-        In order.
-    digest : str or None
-        Of the bundle; None if it could not be read.
-    """
-
-    checks: list[Check] = field(default_factory=list)
-    digest: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing failed."""
-        return all(check.verdict != FAILED for check in self.checks)
-
-    def lines(self) -> list[str]:
-        """Return what the command prints."""
-        end = "verified" if self.ok else "NOT verified"
-        known = {(check.name, check.verdict) for check in self.checks}
-        if self.ok and (CARD_CHECK, NOTE) in known:
-            end = f"verified, but not {CARD}"
-        return [*map(str, self.checks), f"{end}. {INTEGRITY}"]
+from speechbrain_ext.sharing.bundle.unpacking import Contents, make_experiment, opened
+from speechbrain_ext.sharing.verified import (
+    CARD_CHECK,
+    FAILED,
+    MAX_TOLD,
+    NOTE,
+    OK,
+    Check,
+    Verified,
+    all_or,
+    expected_digest,
+)
 
 
 def verify(
@@ -94,7 +51,7 @@ def verify(
     bundle : str or PathLike
         What `pack` wrote.
     expect_digest : str or None
-        What its author published.
+        What its author published, or at least its first 16 characters.
     data : str or PathLike or None
         Split folder (speakers) or folder of manifests (codec) to measure again from.
     allow : Iterable of str
@@ -105,8 +62,15 @@ def verify(
     Returns
     -------
     Verified
+
+    Raises
+    ------
+    UserError
+        If ``expect_digest`` is no digest, or there are no manifests in ``data``.
     """
-    found = Verified()
+    found = Verified(expected=expected_digest(expect_digest))
+    if data is not None:
+        check_data(data)
     on_check("archive")
     try:
         with opened(bundle) as contents:
@@ -120,7 +84,7 @@ def verify(
                     "names, sizes and SHA-256 as the manifest says, and nothing else",
                 )
             )
-            found.checks.append(_digest(contents.digest, expect_digest))
+            found.checks.append(found.compare_digest())
             for name, check in _checks(contents, tuple(allow), data):
                 on_check(name)
                 try:
@@ -152,14 +116,6 @@ def _checks(
         yield "audio", lambda: _audio(contents, results, data, allow)
 
 
-def _digest(digest: str, expected: str | None) -> Check:
-    if expected is None:
-        return Check(OK, "digest", f"{digest} (not compared: no --expect_digest)")
-    if expected.strip().lower().removeprefix("sha256:") == digest:
-        return Check(OK, "digest", f"{digest}, as expected")
-    return Check(FAILED, "digest", f"{digest}, expected {printable(expected)}")
-
-
 def _recipe(contents: Contents, allow: tuple[str, ...]) -> list[Check]:
     from speechbrain_ext.config.flatten import config_hash
     from speechbrain_ext.config.lint import check_recipe
@@ -170,7 +126,7 @@ def _recipe(contents: Contents, allow: tuple[str, ...]) -> list[Check]:
     plan = check_recipe(path, open_inputs=True, **more)
     if plan.faults:
         told = [printable(f"line {f.where.line}: {f.message}") for f in plan.faults]
-        return _all_or(told, "recipe", "")
+        return all_or(told, "recipe", "")
     checks = [Check(OK, "recipe", "loads by the rules, and names only what is allowed")]
     open_inputs = {
         ".".join(map(str, path))
@@ -197,10 +153,13 @@ def _scripts(contents: Contents) -> list[Check]:
         text = f"{len(manifest['scripts'])} named; all are the installed ones"
         checks.append(Check(OK, "scripts", text))
     if manifest["library_sha256"] != library_hash():
-        made = manifest["versions"].get("speechbrain_ext")
+        git = read_json(contents.folder / "env.json").get("git")
+        trained = git.get("commit") if isinstance(git, dict) else None
         text = (
-            f"made with other code of speechbrain_ext ({printable(made)}; here "
-            f"{speechbrain_ext.__version__})"
+            "made with other code of speechbrain_ext: SHA-256 "
+            f"{printable(manifest['library_sha256'])[:16]}"
+            + (f", trained at commit {printable(trained)[:12]}" if trained else "")
+            + f"; here {library_hash()[:16]}, commit {head_commit()[:12]}"
         )
         checks.append(Check(NOTE, "library", text))
     if code_digest(manifest["files"]):
@@ -234,7 +193,7 @@ def _figures(contents: Contents, results: Any) -> list[Check]:
         "from the scores",
         "codec": "every mean follows from the files' figures; those from --data only",
     }
-    return _all_or(
+    return all_or(
         [printable(problem) for problem in problems],
         "figures",
         told.get(results.get("task"), "") if isinstance(results, dict) else "",
@@ -279,7 +238,7 @@ def _card(contents: Contents, results: Any) -> Check:
     if contents.manifest["library_sha256"] != library_hash():
         text = f"{CARD} was written by other code, or edited: trust the figures only"
         if odd := _foreign_numbers(path.read_text(encoding="utf-8"), wanted):
-            text += f"; the results don't give its {', '.join(odd[:_MAX_TOLD])}"
+            text += f"; the results don't give its {', '.join(odd[:MAX_TOLD])}"
         return Check(NOTE, CARD_CHECK, text)
     return Check(FAILED, "card", f"{CARD} is not what the results give")
 
@@ -300,15 +259,4 @@ def _audio(contents: Contents, results: Any, data: Any, allow) -> list[Check]:
         problems, told = audio_problems(results, folder, data)
     except UserError as error:
         problems, told = [str(error).splitlines()[0]], ""
-    return _all_or([printable(problem) for problem in problems], "audio", told)
-
-
-def _all_or(problems: list[str], name: str, told: str) -> list[Check]:
-    """One line that all is well, or a line for each problem."""
-    if not problems:
-        return [Check(OK, name, told)]
-    checks = [Check(FAILED, name, problem) for problem in problems[:_MAX_TOLD]]
-    if len(problems) > _MAX_TOLD:
-        more = f"and {len(problems) - _MAX_TOLD} more"
-        checks.append(Check(FAILED, name, more))
-    return checks
+    return all_or([printable(problem) for problem in problems], "audio", told)

@@ -38,6 +38,7 @@ from speechbrain_ext.sharing.export.cut import cut
 from speechbrain_ext.sharing.export.outputs import compute
 from speechbrain_ext.sharing.export.stock import NotStockError, write_stock
 from speechbrain_ext.sharing.front_matter import hub_licence
+from speechbrain_ext.sharing.kinds import refuse_kinds
 from speechbrain_ext.sharing.onnx import export_onnx
 from speechbrain_ext.sharing.place import check_writable
 from speechbrain_ext.sharing.weights import write_weights
@@ -140,12 +141,11 @@ def export(
         If the folder does not compute what the experiment does; nothing is written.
     """
     experiment = Path(experiment)
+    refuse_kinds("export", experiment, "bundle", "recipe", "file", "export")
     place = Path(output or experiment / "export")
     if weights_licence is not None:
         weights_licence = hub_licence(weights_licence)
     check_place(place)
-    if hub is not None:
-        hub_of.check_target(hub)
     results = _results_of(experiment)
     if weights_licence is None and (kept := readme.licence_in(place)):
         weights_licence = kept
@@ -153,8 +153,8 @@ def export(
             f"export: the weights stay under {kept}, as the export that is replaced "
             "says; another one: --license ID"
         )
-    if hub is not None and weights_licence is None:
-        hub_of.check_licence(results)
+    if hub is not None:
+        hub_of.check_target(hub, results if weights_licence is None else None)
     name = hub.split("/")[1] if hub else experiment.resolve().name
     with atomic_folder(place) as draft:
         job = _Job(experiment, draft, results, hub or place.resolve().name, log)
@@ -162,18 +162,18 @@ def export(
         usage = write(job, stock=stock, onnx=onnx)
         if allow:
             usage += "\n\n" + readme.usage_of_allowed(allow)
-        files = sorted(path for path in draft.iterdir())
-        job.config["files"] = {path.name: sha256_file(path) for path in files}
-        write_json(draft / CONFIG, job.config)
         card = render_card(
             results,
             name=name,
             files=readme.describe_files(draft),
             usage=usage,
             weights_licence=weights_licence,
-            weights_sha256=job.config["files"][WEIGHTS],
+            weights_sha256=sha256_file(draft / WEIGHTS),
         )
         write_text(draft / "README.md", card)
+        files = sorted(path for path in draft.iterdir())
+        job.config["files"] = {path.name: sha256_file(path) for path in files}
+        write_json(draft / CONFIG, job.config)
         smoke.check_texts(draft, experiment)
         rate = job.config["sample_rate"]
         worst = smoke.check_folder(
@@ -181,6 +181,7 @@ def export(
         )
         listed = [(path.name, path.stat().st_size) for path in sorted(draft.iterdir())]
     log(f"export: {place}")
+    log(f"  digest {sha256_file(place / CONFIG)} (of {CONFIG}, which has all hashes)")
     for file, size in listed:
         log(f"  {size / 1e3:10,.1f} kB  {file}")
     told = " and in stock SpeechBrain" if "stock" in job.words else ""
@@ -194,7 +195,7 @@ def export(
             "--license ID"
         )
     if hub is not None:
-        hub_of.push(place, hub, public=public, log=log)
+        hub_of.push(place, hub, public=public, listed=True, log=log)
     return place
 
 

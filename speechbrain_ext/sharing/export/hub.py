@@ -7,22 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain_ext.errors import UserError, WorkError
-from speechbrain_ext.inference.source import import_hub, is_hub_name
+from speechbrain_ext.inference.source import hub_reason, import_hub, is_hub_name
 from speechbrain_ext.report.facts import data_of, licence_is_known
 from speechbrain_ext.sharing.export.readme import FILE_NAMES
 
 
-def check_target(name: str) -> None:
+def check_target(name: str, results: Mapping[str, Any] | None = None) -> None:
     """Find out early whether a folder could be uploaded under a name.
+
+    Arguments
+    ---------
+    name : str
+        ``user/repo``.
+    results : Mapping or None
+        If the licence of their data is to stand for that of the weights.
 
     Raises
     ------
     UserError
-        If it is no name of the Hub, or huggingface_hub is not installed.
+        If it is no name of the Hub, no licence is known, huggingface_hub is not
+        installed, the Hub can't be reached, nobody is logged in, or not whoever may
+        write there.
     """
     if not is_hub_name(name):
         raise UserError(f"export: --push_to_hub takes USER/REPO, got {name!r}")
-    import_hub("export: --push_to_hub")
+    if results is not None:
+        check_licence(results)
+    hub = import_hub("export: --push_to_hub")
+    try:
+        who = hub.HfApi().whoami()
+    except Exception as error:  # see `push`
+        reason, then = hub_reason(error, name)
+        raise UserError(
+            f"export: --push_to_hub {name}: {reason}; nothing was exported\n  Next: "
+            f"{then}; or export without --push_to_hub"
+        ) from error
+    owners = [who["name"], *(one["name"] for one in who.get("orgs") or [])]
+    owner = name.split("/")[0]
+    if owner.lower() not in map(str.lower, owners):
+        raise UserError(
+            f"export: --push_to_hub {name}: who is logged in may write to "
+            f"{', '.join(owners)}, not to {owner}; nothing was exported\n  Next: "
+            f"--push_to_hub {owners[0]}/{name.split('/')[1]}"
+        )
 
 
 def check_licence(results: Mapping[str, Any]) -> None:
@@ -46,6 +73,7 @@ def push(
     name: str,
     *,
     public: bool = False,
+    listed: bool = False,
     log: Callable[[str], None] = print,
 ) -> str:
     """Upload an export folder; a repository that is not there is made.
@@ -60,8 +88,10 @@ def push(
         ``user/repo``.
     public : bool
         For everybody to see; else the repository must be private.
+    listed : bool
+        The files were told already.
     log : Callable
-        Gets one line of text at a time.
+        Gets what there is to tell.
 
     Returns
     -------
@@ -79,8 +109,9 @@ def push(
     files = [path for path in sorted(folder.iterdir()) if path.name in FILE_NAMES]
     size = sum(path.stat().st_size for path in files)
     kind = "public" if public else "private"
-    log(f"push: {len(files)} files, {size / 1e6:.1f} MB, to {name} ({kind}):")
-    log(f"  {', '.join(path.name for path in files)}")
+    told = f"push: {len(files)} files, {size / 1e6:.1f} MB, to {name} ({kind})"
+    names = ", ".join(path.name for path in files)
+    log(f"{told}, as listed above" if listed else f"{told}:\n  {names}")
     api = hub.HfApi()
     try:
         api.create_repo(name, private=not public, exist_ok=True)
@@ -94,12 +125,14 @@ def push(
                 delete_patterns=list(FILE_NAMES),
                 commit_message="Export by speechbrain-ext",
             )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"uploads it again; {folder} is whole") from None
     # Errors of the package, of its client, of the network; all are the Hub's answer.
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason, then = hub_reason(error, name)
         raise WorkError(
-            f"export: {name} was not uploaded: {first}\n  {folder} is whole. Next: log "
-            "in (hf auth login), or look at the name; then the same command again"
+            f"export: {name} was not uploaded: {reason}\n  {folder} is whole. Next: "
+            f"{then}"
         ) from error
     if seen_by_all and not public:
         raise UserError(

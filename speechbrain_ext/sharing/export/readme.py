@@ -148,8 +148,11 @@ def licence_in(folder: Path) -> str | None:
 
 
 def describe_files(folder: Path) -> Sequence[str]:
-    """List what lies in a folder, as `render_card` takes it."""
-    present = {path.name for path in folder.iterdir()}
+    """List what lies in a folder, as `render_card` takes it.
+
+    ``config.json`` is listed before it is there: it has the hash of the card.
+    """
+    present = {"config.json", *(path.name for path in folder.iterdir())}
     return [f"{name}: {what}" for name, what in _FILES.items() if name in present]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from speechbrain_ext.errors import UserError
+from speechbrain_ext.errors import UserError, writes_at_the_end
 from speechbrain_ext.tasks.speaker.model_options import ALLOW, REVISION
 
 
@@ -38,6 +38,7 @@ from speechbrain_ext.tasks.speaker.model_options import ALLOW, REVISION
 @click.option("--device", help="Default: a GPU if there is one.")
 @click.option("--vad", is_flag=True, help="Cut what is not speech at both ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@writes_at_the_end
 def compare(
     one, other, experiment, revision, allow, far, backend, device, vad, as_json
 ):
@@ -70,9 +71,9 @@ def compare(
     plural = "" if answer["decision"] == "same" else "s"
     click.echo(f"score      {answer['score']:8.4f}  {answer['system']}")
     click.echo(
-        f"threshold  {answer['threshold']:8.4f}  {answer['threshold_rule']}; on "
-        f"{answer['num_trials']} trials {far:.2f} % false alarms, {frr:.2f} % false "
-        "rejections"
+        f"threshold  {answer['threshold']:8.4f}  {answer['threshold_rule']}; "
+        f"{frr:.2f} % false rejections of {answer['num_targets']:,} targets, "
+        f"{far:.2f} % false alarms of {answer['num_nontargets']:,} non-targets"
     )
     click.echo(f"decision   {answer['decision']} speaker{plural}")
     for warning in answer["warnings"]:
@@ -99,6 +100,18 @@ def answer_of(verifier, paths: tuple[str, str], far: float | None) -> dict[str, 
     ]
     score = verifier.score(*vectors)
     shortest = verifier.decision.shortest_seconds()
+    warnings = {  # once, if both are the same file
+        str(path): f"{path} has {length:.2f} s; the threshold was measured on "
+        f"{shortest:.2f} s and more: expect more errors"
+        for path, length in zip(paths, seconds, strict=True)
+        if shortest is not None and length < shortest
+    }
+    count = threshold.num_nontargets
+    if far is not None and count and far < 1 / count:
+        warnings["far"] = (
+            f"--far {far:g} is less than one false alarm of {count:,} non-targets, so "
+            "it was not measured: the threshold is one that none of them reaches"
+        )
     return {
         "decision": "same" if score >= threshold.value else "different",
         "score": score,
@@ -108,13 +121,10 @@ def answer_of(verifier, paths: tuple[str, str], far: float | None) -> dict[str, 
         "false_alarm_rate": threshold.far,
         "false_rejection_rate": threshold.frr,
         "num_trials": threshold.num_trials,
+        "num_targets": threshold.num_targets,
+        "num_nontargets": threshold.num_nontargets,
         "files": [str(path) for path in paths],
         "seconds": seconds,
         "checkpoint_sha256": verifier.embedder.checkpoint,
-        "warnings": [
-            f"{path} has {length:.2f} s; the threshold was measured on {shortest:.2f} "
-            "s and more: expect more errors"
-            for path, length in zip(paths, seconds, strict=True)
-            if shortest is not None and length < shortest
-        ],
+        "warnings": list(warnings.values()),
     }

@@ -17,6 +17,7 @@ from speechbrain_ext.scoring.backend import Backend, BackendSettings
 from speechbrain_ext.scoring.embeddings import EmbeddingError, EmbeddingSet
 from speechbrain_ext.scoring.metrics import thresholds_at_far
 from speechbrain_ext.scoring.trials import read_scores
+from speechbrain_ext.sharing.kinds import kind_of
 from speechbrain_ext.tasks.speaker.embed import embeddings_path, speakers_path
 
 #: The list of trials that thresholds are taken from.
@@ -36,15 +37,21 @@ class Threshold(NamedTuple):
         ``equal error rate``, or ``false alarm rate at most ...``.
     far, frr : float
         False alarm and false rejection rate at it, in [0, 1].
-    num_trials : int
-        Trials it was measured on.
+    num_targets, num_nontargets : int
+        Trials that ``frr`` and ``far`` were measured on.
     """
 
     value: float
     rule: str
     far: float
     frr: float
-    num_trials: int
+    num_targets: int
+    num_nontargets: int
+
+    @property
+    def num_trials(self) -> int:
+        """All of them."""
+        return self.num_targets + self.num_nontargets
 
 
 class Decision:
@@ -131,12 +138,23 @@ class Decision:
             self._refuse_other_weights(cohort)
             return Backend(settings).fit(cohort.vectors, named)
         except (EmbeddingError, OSError, ValueError, KeyError) as error:
+            self._refuse_unpacked()
             raise UserError(
                 f"compare: {self.label} can't be learned from the training speakers of "
                 f"{self.experiment}: {error}\n  Next: "
                 f"{next_command('./run.sh --stage embed', self.experiment)} --force; "
                 "or go without: --backend cosine"
             ) from error
+
+    def _refuse_unpacked(self) -> None:
+        """Say it of a bundle, which holds no embeddings to learn from."""
+        absent = not embeddings_path(self.experiment, "cohort").exists()
+        if absent and kind_of(self.experiment) == "unpacked":
+            raise UserError(
+                f"compare: {self.experiment} was unpacked from a bundle, which has no "
+                f"embeddings to learn {self.label} from\n  Next: --backend cosine "
+                "needs none; or ask its author for an export: speechbrain-ext export"
+            )
 
     def score(self, one: np.ndarray, other: np.ndarray) -> float:
         """Score two embeddings, [dim] each; the higher, the more alike.
@@ -167,12 +185,12 @@ class Decision:
         if far is not None and not 0 < far < 1:
             raise UserError(f"compare: --far must lie between 0 and 1, got {far:g}")
         figures = self.system["lists"][TRIALS]
-        num_trials = figures["num_targets"] + figures["num_nontargets"]
+        counts = figures["num_targets"], figures["num_nontargets"]
         if far is None:
             value, eer = figures["eer_threshold"], figures["eer"]
             if value is None or eer is None:
                 self._refuse("has no threshold at the equal error rate")
-            return Threshold(value, "equal error rate", eer, eer, num_trials)
+            return Threshold(value, "equal error rate", eer, eer, *counts)
         found = self._measured_at(far)
         if found is None:
             listed = [
@@ -184,7 +202,7 @@ class Decision:
         if found is None or not np.isfinite(found[2]):
             self._refuse(f"has no threshold with a false alarm rate of {far:g} or less")
         rule = f"false alarm rate at most {100 * far:g} %"
-        return Threshold(found[2], rule, found[0], found[1], num_trials)
+        return Threshold(found[2], rule, found[0], found[1], *counts)
 
     def _measured_at(self, far: float) -> tuple[float, float, float] | None:
         """Measure on the scores themselves, where they are; else None."""

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from speechbrain_ext.errors import UserError
+from speechbrain_ext.report.speaker.results import differences
 from speechbrain_ext.scoring.backend import Backend, BackendSettings
+from speechbrain_ext.scoring.figures import trial_figures
 from speechbrain_ext.tasks.speaker.decision import BACKENDS, TRIALS, Decision
 
 _KEPT = ("name", "label", "settings", "calibrated", "calibration")
@@ -110,7 +112,8 @@ class KeptDecision(Decision):
         Raises
         ------
         UserError
-            If the model was exported without.
+            If the model was exported without, or its figures are not those that its
+            own scores give.
         """
         if self._state is None:
             self._refuse("was exported without scores and thresholds")
@@ -123,9 +126,37 @@ class KeptDecision(Decision):
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     raise TypeError(f"{value!r} is no number")
             self._check_calibration(found)
-        except (KeyError, TypeError) as error:
+            odd = self._differences(found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._refuse(f"does not say how to score ({error!r})")
+        if odd:
+            raise UserError(
+                f"compare: {self.experiment / 'config.json'} was changed: {odd[0]}\n"
+                "  Next: get the whole folder again, or export it again: "
+                "speechbrain-ext export EXP"
+            )
         return found
+
+    def _differences(self, system: dict[str, Any]) -> list[str]:
+        """Compare the figures with what the kept scores give; empty: they agree.
+
+        An export does not say whether NaN counted as an error or was left out, so
+        either will do.
+        """
+        if "scores" not in self._arrays:
+            return []
+        scores, labels = self._arrays["scores"], self._arrays["labels"]
+        figures, problems = system["lists"][TRIALS], []
+        for policy in ("count", "filter") if np.isnan(scores).any() else ("count",):
+            found = trial_figures(scores, labels, nan=policy)
+            problems = [
+                line
+                for key in _FIGURES
+                for line in differences(key, figures[key], found[key])
+            ]
+            if not problems:
+                break
+        return problems
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -91,7 +91,11 @@ def load_encoder(
     recipe = load_recipe(folder / "hyperparams.yaml", {"output_folder": str(folder)})
     encoder = recipe.hparams["modules"].get("encoder")
     if encoder is None:
-        raise UserError(f"{folder} holds no speaker encoder, but another task")
+        raise UserError(
+            f"{folder} holds no speaker encoder, but another task; embeddings, "
+            "comparing and ONNX are for speaker models\n  Next, for any model: "
+            f"speechbrain-ext export {folder}"
+        )
     save_folder = Path(recipe.hparams["save_folder"])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if packed := load_packed(encoder, folder, save_folder, "encoder"):

@@ -1,0 +1,239 @@
+"""`WaveCodec`: recordings to files and back, at a rate or at a fidelity."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from speechbrain_ext.codec.container import (
+    MODEL_BYTES,
+    BitstreamError,
+    Coded,
+    read_coded,
+    write_coded,
+)
+from speechbrain_ext.codec.settings import WaveSettings
+from speechbrain_ext.codec.wave import WaveCoder
+from speechbrain_ext.data.audio import resample
+
+#: Settings by the number that a file names them with.
+PERCEPTUAL, FIDELITY = 0, 1
+#: One step for all, no noise: the least error for its bits.
+_FLAT = WaveSettings(
+    gamma=0.0,
+    weights_db=(0.0,) * 6,
+    fill=(0.0,) * 4,
+    fill_cap=0.0,
+    sends_envelope=False,
+)
+
+
+class WaveCodec(nn.Module):
+    """A transform coder with two settings: for the ear, and for the waveform.
+
+    What it learns from a corpus are the contexts of its entropy coder; a recording is a
+    file of some bytes, which any machine decodes to the same symbols.
+
+    Arguments
+    ---------
+    settings : WaveSettings or None
+        For the ear; None: the defaults.
+    sample_rate : int
+        At which it codes, Hz; recordings of another rate are converted.
+    hop_samples, fidelity_hop_samples : int
+        Coefficients per frame of either.
+    hidden : int
+        Units of the networks of coefficients.
+
+    Example
+    -------
+    >>> codec = WaveCodec(hidden=8)
+    >>> noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
+    >>> codec.initialize([noise], steps=5)
+    >>> data = codec.compress(noise, 8000, kbps=8)
+    >>> wave, sample_rate = codec.decompress(data)
+    >>> len(data) <= 1000, wave.shape, sample_rate
+    (True, (1, 8000), 8000)
+    """
+
+    def __init__(
+        self,
+        settings: WaveSettings | None = None,
+        *,
+        sample_rate: int = 16000,
+        hop_samples: int = 256,
+        fidelity_hop_samples: int = 320,
+        hidden: int = 32,
+    ):
+        super().__init__()
+        kept = {"sample_rate": sample_rate, "hidden": hidden}
+        self.sample_rate = sample_rate
+        self.perceptual = WaveCoder(
+            settings or WaveSettings(), hop_samples=hop_samples, **kept
+        )
+        self.fidelity = WaveCoder(
+            _FLAT, hop_samples=fidelity_hop_samples, window="sine", **kept
+        )
+
+    def initialize(
+        self,
+        waves: Sequence[np.ndarray],
+        *,
+        steps: int = 1200,
+        seed: int = 0,
+        progress: Callable[[], None] | None = None,
+    ) -> None:
+        """Learn from waveforms at `sample_rate`, [time] each; see `WaveCoder.learn`."""
+        for coder in (self.perceptual, self.fidelity):
+            coder.learn(waves, steps=steps, seed=seed, progress=progress)
+
+    def digest(self) -> bytes:
+        """SHA-256 of all that encoder and decoder must share."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            found.update(name.encode())
+            found.update(np.ascontiguousarray(value.cpu().numpy()).tobytes())
+        for coder in (self.perceptual, self.fidelity):
+            found.update(repr((coder.settings, coder.mdct.hop_samples)).encode())
+        return found.digest()
+
+    def compress(
+        self,
+        wave: np.ndarray,
+        sample_rate: int,
+        *,
+        kbps: float | None = None,
+        snr: float | None = None,
+    ) -> bytes:
+        """Code a recording.
+
+        Arguments
+        ---------
+        wave : np.ndarray
+            [time] or [channels, time], finite, in [-1, 1]; channels are coded one by
+            one.
+        sample_rate : int
+            In Hz.
+        kbps : float or None
+            Most kilobits per second and channel, header and checksum included.
+        snr : float or None
+            Least signal-to-noise ratio in dB, at `sample_rate` of the codec.
+
+        Returns
+        -------
+        bytes
+            A whole file; see `speechbrain_ext.codec.container`.
+
+        Raises
+        ------
+        ValueError
+            If not exactly one of ``kbps`` and ``snr`` is given and positive, or there
+            is nothing to code.
+        """
+        wanted = kbps if snr is None else snr
+        if (kbps is None) == (snr is None) or not wanted > 0:
+            raise ValueError(
+                "WaveCodec: give kbps or snr, one of them and positive, got "
+                f"kbps {kbps} and snr {snr}"
+            )
+        channels = np.atleast_2d(np.asarray(wave, np.float64))
+        if channels.ndim != 2 or not channels.size or not np.isfinite(channels).all():
+            raise ValueError(
+                "WaveCodec: wave must be finite, [time] or [channels, time], got "
+                f"{list(np.shape(wave))}"
+            )
+        kind = PERCEPTUAL if snr is None else FIDELITY
+        coder, steps, payloads = self._coder(kind), [], []
+        with _one_thread():
+            for channel in channels:
+                ours = resample(channel, sample_rate, self.sample_rate)
+                if snr is None:
+                    bits = 1000 * kbps * channels.shape[1] / sample_rate
+                    spent = 8 * self._overhead(channels.shape, sample_rate)
+                    aim = {"bits": max(bits - spent / len(channels) - 4, 1)}
+                else:
+                    aim = {"snr": snr}
+                payload, step = coder.compress(ours, **aim)
+                steps.append(step)
+                payloads.append(payload)
+        return write_coded(
+            Coded(
+                *(self.digest()[:MODEL_BYTES], kind, sample_rate, channels.shape[1]),
+                *(tuple(steps), tuple(payloads)),
+            )
+        )
+
+    def decompress(self, data: bytes, name: str = "input") -> tuple[np.ndarray, int]:
+        """Undo `compress`.
+
+        Arguments
+        ---------
+        data : bytes
+            A whole file.
+        name : str
+            For messages.
+
+        Returns
+        -------
+        (np.ndarray, int)
+            float32 [channels, time], as many samples as went in, and their rate in Hz.
+
+        Raises
+        ------
+        BitstreamError
+            If the file is damaged, or was coded by another model.
+        """
+        coded = read_coded(data, name)
+        mine = self.digest()[:MODEL_BYTES]
+        if coded.model != mine:
+            raise BitstreamError(
+                f"{name}: was coded by the model {coded.model.hex()}, and this is "
+                f"{mine.hex()}; decode it with the model that coded it"
+            )
+        if coded.kind not in (PERCEPTUAL, FIDELITY):
+            raise BitstreamError(f"{name}: is damaged: no settings {coded.kind}")
+        coder, channels = self._coder(coded.kind), []
+        count = self._resampled_length(coded.num_samples, coded.sample_rate)
+        with _one_thread():
+            for payload, step in zip(coded.payloads, coded.steps, strict=True):
+                ours = coder.decompress(payload, step, count)
+                if ours is None:
+                    raise BitstreamError(f"{name}: is damaged: its bits make no sense")
+                found = resample(ours, self.sample_rate, coded.sample_rate)
+                channels.append(_fit(found, coded.num_samples))
+        return np.stack(channels).astype(np.float32), coded.sample_rate
+
+    def _coder(self, kind: int) -> WaveCoder:
+        return self.fidelity if kind == FIDELITY else self.perceptual
+
+    def _resampled_length(self, count: int, sample_rate: int) -> int:
+        return -(-count * self.sample_rate // sample_rate)
+
+    def _overhead(self, shape: tuple[int, int], sample_rate: int) -> int:
+        """Bytes of a file beside its payloads."""
+        empty = Coded(
+            *(bytes(MODEL_BYTES), 0, sample_rate, shape[1]),
+            *((1000,) * shape[0], (b"",) * shape[0]),
+        )
+        return len(write_coded(empty)) + 2 * shape[0]
+
+
+def _fit(wave: np.ndarray, count: int) -> np.ndarray:
+    """Cut or pad a conversion's last samples."""
+    return np.pad(wave[:count], (0, max(count - len(wave), 0)))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: sums of several differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

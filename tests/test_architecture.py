@@ -53,6 +53,29 @@ def test_the_command_line_does_not_import_torch(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_help_and_mistakes_of_no_command_wait_for_torch():
+    code = """
+import sys
+from speechbrain_ext.cli import COMMANDS, cli, run
+dumps = ("analyze-nan", "replay")  # they lie beside the Brain, which is torch's
+calls = [[name, "--help"] for name in COMMANDS if name not in dumps]
+calls += [[name, "--no_such_option"] for name in ("compare", "embed", "export")]
+calls += [["export", "nope"], "compare nope nope --experiment nope".split()]
+calls += ["embed nope --experiment nope --output x.npz".split()]
+for call in calls:
+    try:
+        code = run(cli, call, "speechbrain-ext")
+    except SystemExit as end:
+        code = end.code
+    assert "torch" not in sys.modules, call
+    assert code == (0 if call[1] == "--help" else 2), (call, code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_command_of_the_table_can_be_imported():
     from speechbrain_ext.cli import COMMANDS, cli
 

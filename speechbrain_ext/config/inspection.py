@@ -225,8 +225,9 @@ def _add_keys_of_tasks(found: _Found, plan: Plan) -> None:
 
     def add(kind: str, key: str, what: Any, refused: str = "") -> None:
         if isinstance(what, str) and what:
-            node = places.tree.value[key]
-            found.add(kind, Item(what, f"key {key}", node.where, refused))
+            # Not in places.tree: there, what is open counts as given by a person.
+            where = places.root.value[key].where
+            found.add(kind, Item(what, f"key {key}", where, refused))
 
     folder = f"{places.experiment}"
     for key in places.tree.value:

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .faults import Faults, Where, did_you_mean, nearest
+from .faults import Fault, Faults, Where, did_you_mean, nearest
 from .references import REFERENCE
 from .run_options import RUN_OPTIONS
 from .tree import Node, TreePath, dotted, walk
@@ -133,6 +133,8 @@ def check_keys(root: Node, keys: TaskKeys | None, faults: Faults, recipe: str) -
     absent = missing + [key for key in keys.optional if key not in root.value]
     referenced = set()
     for path in _referenced(root):
+        if path[0] not in root.value:
+            absent.append(path[0])
         referenced.add((*path, ...))  # the whole of it
         referenced |= {path[:depth] for depth in range(len(path) + 1)}
     unused = [
@@ -145,6 +147,7 @@ def check_keys(root: Node, keys: TaskKeys | None, faults: Faults, recipe: str) -
         near = nearest(str(path[0]), absent) if len(path) == 1 else None
         if near is not None:
             message = f"unknown key; did you mean '{near}'?"
+            _excuse_references(faults, near, str(path[0]), node.where)
             missing = [key for key in missing if key != near]
         else:
             message = (
@@ -156,6 +159,15 @@ def check_keys(root: Node, keys: TaskKeys | None, faults: Faults, recipe: str) -
             did_you_mean(key, root.value) if nearest(key, map(str, root.value)) else ""
         )
         faults.add(Where(recipe), f"missing key '{key}': {keys.reader} needs it{hint}")
+
+
+def _excuse_references(faults: Faults, name: str, typo: str, where: Where) -> None:
+    """Let references to the right name not propose the misspelt key."""
+    proposal = f"no key '{name}'; did you mean '{typo}'?"
+    for number, fault in enumerate(faults):
+        place = f"line {where.line}" if fault.where.file == where.file else where
+        found = f"no key '{name}'; {place} has '{typo}'"
+        faults[number] = Fault(fault.where, fault.message.replace(proposal, found))
 
 
 def _referenced(root: Node) -> Iterable[TreePath]:

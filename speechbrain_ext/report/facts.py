@@ -7,6 +7,7 @@ last one, so nothing is lost; what older results lack is "not recorded".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,16 +31,18 @@ GROUPS = {
 #: Conditions told by `_data_rows` and its neighbours; the caveat stands by itself.
 _TOLD_ELSEWHERE = (
     "data", "cost", "processor", "train_seconds", "device", "threads",
-    "evaluate_seconds", "score_seconds", "git", "resumed", "caveat",
+    "evaluate_seconds", "score_seconds", "git", "resumed", "caveat", "bundle",
+    "buffers",
 )  # fmt: skip
 #: Conditions that are names, not quantities.
 _NAMES = ("seed", "split_seed")
 
 _MAY_BE_ABSENT = ("inner_split",)
 
+CHECKPOINT_LABEL = "weights, SHA-256 begins"
 #: Labels that are not the condition's name.
 _LABELS = {
-    "checkpoint": "weights, SHA-256 begins",
+    "checkpoint": CHECKPOINT_LABEL,
     "valid_snr_db": "valid SNR, dB",
     "num_train_speakers": "train speakers",
     "num_test_speakers": "test speakers",
@@ -76,7 +79,13 @@ def fact_groups(results: dict[str, Any]) -> dict[str, Rows]:
         group: _rows(conditions, (key for key in keys if _is_told(conditions, key)))
         for group, keys in GROUPS.items()
     }
-    groups["Data"] = _data_rows(conditions.get("data")) + groups["Data"]
+    if bundle := bundle_of(results):
+        groups["Model"].append(("weights from bundle", str(bundle.get("digest"))))
+    groups["Model"] = [
+        (label, text + _buffers_text(results) * (label == "parameters"))
+        for label, text in groups["Model"]
+    ]
+    groups["Data"] = _data_rows(data_of(results)) + groups["Data"]
     groups["Cost"] = _cost_rows(conditions)
     groups["Health"] = _health_rows(results)
     groups["Environment"].append(("code", _code_text(conditions.get("git"))))
@@ -108,14 +117,45 @@ def _text(key: str, value: Any) -> str:
 
 
 def data_of(results: dict[str, Any]) -> dict[str, Any]:
-    """Return what is recorded of the data; empty of older results."""
+    """Return what is recorded of the data, or else what the command says; may be empty.
+
+    A corpus is in the command of results that are older than its record.
+    """
     data = results["conditions"].get("data")
-    return data if isinstance(data, dict) else {}
+    data = data if isinstance(data, dict) else {}
+    named = corpus_in(str(results.get("command") or ""))
+    return data if data.get("corpus") or not named else {**data, "corpus": named}
 
 
-def _data_rows(data: Any) -> Rows:
+def corpus_in(command: str) -> str | None:
+    """Return the corpus that a command names.
+
+    Example
+    -------
+    >>> corpus_in("./run.sh --corpus=festival --tag=x"), corpus_in("./run.sh")
+    ('festival', None)
+    """
+    found = re.search(r"(?:^|\s)--corpus[= ]([\w.-]+)(?=\s|$)", command)
+    return found[1] if found else None
+
+
+def _buffers_text(results: dict[str, Any]) -> str:
+    """Count the weights that no gradient moves: codebooks, running means."""
+    count = results["conditions"].get("buffers")
+    if not isinstance(count, int) or count < 1:
+        return ""
+    what = "codebooks and buffers" if results["task"] == "codec" else "buffers"
+    return f" by gradient, and {count:,} in {what}"
+
+
+def bundle_of(results: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of the bundle that brought the weights; empty if none did."""
+    return results["conditions"].get("bundle") or {}
+
+
+def _data_rows(data: dict[str, Any]) -> Rows:
     """Corpus, licence, language, and how much of it."""
-    if not isinstance(data, dict) or not data:
+    if not data:
         return [("corpus", NOT_RECORDED), ("licence of the data", NOT_RECORDED)]
     title, url = data.get("title"), data.get("url")
     corpus = str(data.get("corpus") or NOT_RECORDED)
@@ -202,7 +242,11 @@ def _code_text(git: Any) -> str:
 
 def _health_rows(results: dict[str, Any]) -> Rows:
     """Count what was rejected, left out, without a score, or changed on the way."""
-    rows = _rows(results["health"], results["health"])
+    by = " (by the bundle's author)" if bundle_of(results) else ""
+    rows = [
+        (_label(key), NOT_RECORDED if value is None else plain(value) + by)
+        for key, value in results["health"].items()
+    ]
     rows.append(("utterances in quarantine", str(len(results.get("left_out", [])))))
     missing = results.get("nan_trials")
     if missing:
@@ -233,7 +277,8 @@ def fact_problems(conditions: dict[str, Any]) -> list[str]:
     """
     problems = []
     data, cost = conditions.get("data"), conditions.get("cost")
-    for key, value in (("data", data), ("cost", cost)):
+    bundle = conditions.get("bundle")
+    for key, value in (("data", data), ("cost", cost), ("bundle", bundle)):
         if value is not None and not isinstance(value, dict):
             problems.append(f"conditions.{key}: must be an object")
     data = data if isinstance(data, dict) else {}

@@ -13,7 +13,10 @@ from typing import Any
 
 from speechbrain_ext.report.codec.results import METRICS
 from speechbrain_ext.report.facts import (
+    CHECKPOINT_LABEL,
     NOT_RECORDED,
+    Rows,
+    bundle_of,
     data_of,
     fact_groups,
     licence_is_known,
@@ -41,11 +44,20 @@ _ABSOLUTE = re.compile(
 _CODEC_METRICS = ("snr_db", "pesq_wb", "estoi")
 
 _COMMAND = "The command, in the recipe's folder below `egs/`:"
+_PRIVATE = "checkpoint that it was made from (not shared), SHA-256 begins"
+_AUTHORS_COMMAND = (
+    "The weights came with the bundle `{}`. Its author trained them by this command:"
+)
+_NO_AUTHORS_COMMAND = (
+    "The weights came with the bundle `{}`; how they were trained was not recorded."
+)
+_SCORING_COMMAND = "The figures on this page were measured by:"
 _LICENCE_NOTE = (
     "The front matter names the licence of the data; whoever shares the model answers "
     "for it."
 )
-_WEIGHTS_LICENCE = (
+#: The licence in it is read again by `speechbrain_ext.sharing.export.readme`.
+WEIGHTS_LICENCE = (
     "The weights are shared under `{}`, as whoever shares them says; the data has its "
     "own licence, above."
 )
@@ -63,6 +75,7 @@ def render_card(
     usage: str = "",
     front_matter: bool = True,
     weights_licence: str | None = None,
+    weights_sha256: str | None = None,
 ) -> str:
     """Write the model card of a result.
 
@@ -81,6 +94,8 @@ def render_card(
     weights_licence : str or None
         Under which the weights are shared, as the Hub names it; None: not said, and the
         block has the licence of the data.
+    weights_sha256 : str or None
+        Of the ``model.safetensors`` that lies beside the card; None: none does.
 
     Returns
     -------
@@ -102,18 +117,19 @@ def render_card(
         elif not (caveat and str(caveat) in block):  # it stands among the limits
             parts.append(block)
     groups = fact_groups(results)
+    if weights_sha256:
+        groups["Model"] = _shared_weights(groups["Model"], weights_sha256)
     for group in ("Model", "Data", "Cost", "Health"):
         parts += _facts(group, groups.get(group, []))
         if group == "Data" and weights_licence:
-            parts.append(_WEIGHTS_LICENCE.format(weights_licence))
+            parts.append(WEIGHTS_LICENCE.format(weights_licence))
         elif group == "Data" and front_matter:
             parts.append(_LICENCE_NOTE)
     left_out = left_out_table(results)
     if left_out:
         parts += _table(left_out)
     parts += ["## Limits", "\n".join(f"- {_inline(limit)}" for limit in limits)]
-    command = without_places(results["command"])
-    parts += ["## How it was made", _COMMAND, fenced(command)]
+    parts += ["## How it was made", *_commands(results)]
     for group in ("Environment", "Conditions"):
         parts += _facts(group, groups.get(group, []))
     if files:
@@ -128,6 +144,28 @@ def render_card(
         results, name, card_metrics(results), licence=weights_licence
     )
     return block + "\n" + text
+
+
+def _shared_weights(rows: Rows, sha256: str) -> Rows:
+    """Tell the file that is shared apart from the checkpoint that stays at home."""
+    private = [
+        (_PRIVATE if label == CHECKPOINT_LABEL else label, text)
+        for label, text in rows
+        if label != CHECKPOINT_LABEL or not sha256.startswith(text)
+    ]
+    return [*private, ("model.safetensors, SHA-256", sha256)]
+
+
+def _commands(results: Mapping[str, Any]) -> Iterator[str]:
+    """Tell what was typed; for weights from a bundle that is its author's training."""
+    bundle = bundle_of(results)
+    if bundle.get("command"):
+        yield _AUTHORS_COMMAND.format(bundle.get("digest"))
+        yield fenced(without_places(str(bundle["command"])))
+    elif bundle:
+        yield _NO_AUTHORS_COMMAND.format(bundle.get("digest"))
+    yield _SCORING_COMMAND if bundle else _COMMAND
+    yield fenced(without_places(results["command"]))
 
 
 def card_metrics(results: Mapping[str, Any]) -> list[dict[str, Any]]:

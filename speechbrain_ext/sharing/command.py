@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from speechbrain_ext.config.command_line import names_of
@@ -61,6 +63,11 @@ def export(
     Open it with speechbrain_ext.inference: SpeechCodec.from_hparams(FOLDER),
     SpeakerVerifier.from_hparams(FOLDER).
     """
+    if not Path(experiment).exists():  # before the seconds that torch takes
+        raise UserError(
+            f"export: {experiment}: no such experiment\n  Next: speechbrain-ext list "
+            "experiments"
+        )
     if form == "onnx":
         if push_to_hub or public or stock or license or source == "none":
             raise UserError(

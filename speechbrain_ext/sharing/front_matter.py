@@ -36,6 +36,9 @@ TASKS = {
     ),
 }
 
+#: What an identifier of a licence looks like there.
+LICENCE_ID = r"[a-z0-9][a-z0-9.+-]{1,59}"
+
 #: SPDX identifiers, as corpora name their licences -> names of the Hub.
 HUB_LICENCES = {
     "CC-BY-SA-4.0": "cc-by-sa-4.0",
@@ -79,7 +82,7 @@ def front_matter(
     """
     data = data_of(results)
     pipeline, title, tags = TASKS[results["task"]]
-    corpus = str(data.get("corpus") or "not recorded")
+    corpus = str(data.get("corpus") or "")
     block: dict[str, Any] = {}
     if data.get("language"):
         block["language"] = [str(code) for code in data["language"]]
@@ -104,7 +107,7 @@ def front_matter(
         "dataset": dataset,
         "metrics": [dict(metric) for metric in metrics],
     }
-    if metrics:  # the Hub wants a value for each
+    if metrics and corpus:  # the Hub wants a value for each, and its data
         block["model-index"] = [{"name": name, "results": [result]}]
     return f"---\n{to_yaml(block)}---\n"
 
@@ -129,7 +132,7 @@ def hub_licence(text: str) -> str:
     """
     known = {spdx.lower(): name for spdx, name in HUB_LICENCES.items()}
     name = known.get(text.lower(), text.lower())
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{1,59}", name, re.A):
+    if not re.fullmatch(LICENCE_ID, name):
         raise UserError(
             f"export: --license {text!r} is no identifier of a licence, such as "
             "cc-by-4.0 or apache-2.0; known to the Hub: "

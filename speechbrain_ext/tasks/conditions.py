@@ -21,6 +21,7 @@ from speechbrain_ext.data.manifest import (
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import read_json
 from speechbrain_ext.next_command import next_command
+from speechbrain_ext.report.facts import corpus_in
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.resume.history import read_history
 from speechbrain_ext.tasks.experiment import environment
@@ -68,11 +69,15 @@ def model_conditions(
         What the task knows of the checkpoint.
     """
     found = environment()
+    parameters = sum(p.numel() for p in model.parameters())
+    weights = sum(t.numel() for t in model.state_dict().values() if torch.is_tensor(t))
     return {
         "seed": recipe.hparams["seed"],
         "config_hash": recipe.config_hash,
         "model": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
+        # A codec learns its codebooks by moving averages: weights, but no parameters.
+        "buffers": max(0, weights - parameters),
         **trained,
         "train_seconds": train_seconds(folder),
         "cost": training_cost(folder, recipe),
@@ -111,9 +116,12 @@ def _corpus_beside(manifest: Path) -> dict[str, Any]:
     """Read what preparation wrote beside a manifest, or in the folder above a split."""
     folder = manifest.parent
     for path in (folder / STATE_NAME, folder / SPLIT_NAME, folder.parent / STATE_NAME):
-        corpus = read_json(path).get("corpus")
-        if isinstance(corpus, dict):
-            return corpus
+        found = read_json(path)
+        if isinstance(found.get("corpus"), dict):
+            return found["corpus"]
+        # Prepared before facts of the corpus were kept: the command has its name.
+        if named := corpus_in(str(found.get("command") or "")):
+            return {"corpus": named}
     return {}
 
 

@@ -51,25 +51,48 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state() -> dict[str, str | bool] | None:
-    """Commit and cleanliness of the tree this package runs from; None outside git."""
-    folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder)]
-    try:
-        commit = subprocess.run(
-            [*command, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
-        )
-        status = subprocess.run(
-            [*command, "status", "--porcelain"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if commit.returncode:
-        return None
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+#: New files that may change a figure; others, such as a download, do not.
+_CODE = (
+    ":(top)speechbrain_ext",
+    ":(top)recipes",
+    ":(top)hparams",
+    ":(top,glob)egs/*/local/**",
+)
+
+
+def git_state(folder: Path | None = None) -> dict[str, str | bool] | None:
+    """Commit and cleanliness of the tree this package runs from; None outside git.
+
+    Arguments
+    ---------
+    folder : Path or None
+        In the tree; None: this package's.
+
+    Returns
+    -------
+    dict or None
+        ``commit``; ``dirty``: whether a file of the tree was changed, or code is there
+        that is new.
+    """
+    command = ["git", "-C", str(folder or Path(__file__).resolve().parent)]
+    new_code = ["ls-files", "--others", "--exclude-standard", "--", *_CODE]
+    told = []
+    for words in (
+        ["rev-parse", "HEAD"],
+        ["status", "--porcelain", "--untracked-files=no"],
+        new_code,
+    ):
+        try:
+            done = subprocess.run(
+                [*command, *words], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode:
+            return None
+        told.append(done.stdout.strip())
+    commit, changed, added = told
+    return {"commit": commit, "dirty": bool(changed or added)}
 
 
 def environment() -> dict:

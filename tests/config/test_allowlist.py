@@ -49,16 +49,18 @@ def test_every_name_of_speechbrains_own_recipes_is_decided_as_the_table_says():
         if verdict == "allowed":
             assert said is None, name
         else:
-            assert f"--allow {name}" in said
             assert reason
             assert AllowList([name]).text_fault(tag, name) is None
         if verdict in ("refused", "top"):
             assert said.startswith(f"refused, it {reason[0]}")
+            assert said.endswith("unless you wrote it: docs/configuration.md")
+            assert "--allow" not in said
             assert (allowed.text_fault(tag, name, top=True) is None) == (
                 verdict == "top"
             )
         elif verdict in ("absent", "unlisted"):
             assert said.startswith("not on the allow-list")
+            assert f"--allow {name}" in said
 
 
 def test_names_that_are_called_absent_are_in_no_installed_module():
@@ -261,12 +263,21 @@ def test_home_is_told_of_whatever_a_name_may_lead_to():
 
 
 def test_allow_on_the_command_line_lets_a_recipe_load(project, capsys):
+    name = project.recipe("bag: !new:click.Choice {choices: [a]}")
+    assert run(cli, ["check", name], "speechbrain-ext") == 2
+    typed = capsys.readouterr().err.partition("trust it: ")[2].split()
+    assert typed == ["--allow", "click.Choice"]
+    assert run(cli, ["check", name, *typed], "speechbrain-ext") == 0
+    assert load_recipe(name, allow=[typed[1]]).allow == ("click.Choice",)
+
+
+def test_what_is_refused_outright_loads_by_its_name_which_no_message_proposes(
+    project, capsys
+):
     name = project.recipe("bag: !new:collections.Counter {a: 1}")
     assert run(cli, ["check", name], "speechbrain-ext") == 2
-    typed = capsys.readouterr().err.partition("same: ")[2].split()
-    assert typed == ["--allow", "collections.Counter"]
-    assert run(cli, ["check", name, *typed], "speechbrain-ext") == 0
-    assert load_recipe(name, allow=[typed[1]]).allow == ("collections.Counter",)
+    assert "--allow" not in capsys.readouterr().err
+    load_recipe(name, allow=["collections.Counter"])
 
 
 @pytest.fixture
@@ -466,6 +477,11 @@ def test_inspect_tells_what_the_tasks_keys_make_a_script_do(project, mode):
     written = {item.what for item in found.writes}
     folder = "{output_folder}"
     assert {folder, f"{folder}/save", f"{folder}/tensorboard"} <= written
+    lines = found.lines()
+    assert any("line 3  key output_folder: {output_folder}" in line for line in lines)
+    assert "command line" not in "\n".join(lines)  # nothing was typed
+    typed = inspect_recipe(name, ["--output_folder=exp/x"]).lines()
+    assert any("command line  key output_folder: exp/x" in line for line in typed)
     assert (f"{folder}/wandb" in written) == (mode != "disabled")
     assert {"a.json", "other/save"} <= {item.what for item in found.reads}
     assert found.as_dict()["sends"] == [

@@ -470,6 +470,19 @@ def test_keys_that_nothing_reads_and_keys_that_are_missing(project, faults):
     assert faults(text) == []  # nobody said what is read
 
 
+def test_a_misspelt_key_is_told_and_not_those_who_refer_to_the_right_one(faults):
+    text = """
+        learning_rte: 0.1
+        opt: {lr: !ref <learning_rate>, again: !ref <learning_rate> * 2}
+        """
+    no_key = "<learning_rate>: no key 'learning_rate'; line 1 has 'learning_rte'"
+    assert faults(text, required=["opt"]) == [
+        "line 1  learning_rte: unknown key; did you mean 'learning_rate'?",
+        f"line 2  opt.lr: {no_key}",
+        f"line 2  opt.again: {no_key}",
+    ]
+
+
 def test_task_module_declares_its_keys_without_being_imported(
     project, faults, monkeypatch
 ):

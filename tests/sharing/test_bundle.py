@@ -281,6 +281,9 @@ def test_unpacked_elsewhere_it_has_the_same_hash_weights_and_metric(shared, tmp_
     again = score(there, copy, draws=20)
     assert again["systems"] == results["systems"]
     assert again["conditions"]["config_hash"] == results["conditions"]["config_hash"]
+    assert again["conditions"]["bundle"]["digest"] == packed.digest
+    assert not (there / "README.md").exists()  # it is of the author's results
+    assert (there / "author" / "README.md").exists()
     repacked = members_of(pack(there, tmp_path / "again.zip").path)
     first = members_of(packed.path)
     for name in ("recipe.yaml", "model.safetensors", "scores/cosine_main.npz"):
@@ -303,6 +306,11 @@ def test_weights_that_do_not_belong_to_the_scores_are_found_by_ear(shared, tmp_p
     data[-4000:] = bytes(4000)
     members["model.safetensors"] = bytes(data)
     manifest = json.loads(members.pop("manifest.json"))
+    # The card names the weights, so whoever swaps them has to change it, too.
+    sha256 = manifest["files"]["model.safetensors"]["sha256"].encode()
+    swapped = describe_files(members)["model.safetensors"]["sha256"].encode()
+    assert sha256 in members["README.md"]
+    members["README.md"] = members["README.md"].replace(sha256, swapped)
     manifest["files"] = describe_files(members)
     members["manifest.json"] = manifest_bytes(manifest)
     (tmp_path / "x.zip").write_bytes(zipped(members))

@@ -81,10 +81,10 @@ def test_unpacking_says_what_to_type_next(tmp_path, monkeypatch, kind):
 
 def test_the_usage_of_a_card_can_be_pasted():
     results = json.loads((ROOT / "egs/telugu/results/festival.json").read_text())
-    text = render(results, "theirs", [], data={"corpus": "festival"})
+    text = render(results, "theirs", [], "0" * 64, data={"corpus": "festival"})
     usage = text.partition("## Usage")[2].partition("## Results")[0]
     assert "\nbundle=$PWD/theirs.zip " in usage
     assert "\ncd egs/telugu\n" in usage
     assert "# trains it on the corpus festival, as here" in usage
     assert "\n./run.sh --tag theirs --stage evaluate " in usage
-    assert "on your speech" in render(results, "theirs", [])
+    assert "on your speech" in render(results, "theirs", [], "0" * 64)

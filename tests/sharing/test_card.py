@@ -110,6 +110,20 @@ def test_all_facts_are_told(results):
         assert text.count(conditions["caveat"][1:]) == 1  # its first letter is capital
 
 
+def test_a_card_tells_the_weights_that_are_shared_from_those_that_are_not():
+    codec, speaker, sha256 = load(CODEC), load(SPEAKER), "ab" * 32
+    codec["conditions"] |= {"parameters": 393_056, "buffers": 4_104_155}
+    text = render_card(codec, name="x", weights_sha256=sha256)
+    assert f"| model.safetensors, SHA-256 | {sha256} |" in text
+    assert "393,056 by gradient, and 4,104,155 in codebooks and buffers |" in text
+    private = speaker["conditions"]["checkpoint"]
+    text = render_card(speaker, name="x", weights_sha256=sha256)
+    assert f"(not shared), SHA-256 begins | {private} |" in text
+    speaker["conditions"]["checkpoint"] = sha256[:16]  # unpacked and scored
+    text = render_card(speaker, name="x", weights_sha256=sha256)
+    assert "not shared" not in text
+
+
 def test_the_page_of_results_tells_the_same_facts_once(results):
     text = render_markdown(results)
     for part in ("| corpus | openslr66, OpenSLR SLR66 |", "| rejected batches | 0 |",
@@ -138,12 +152,24 @@ def test_older_results_say_that_it_was_not_recorded(path):
     results = read_results(path)
     for key in ("data", "cost", "resumed"):
         results["conditions"].pop(key, None)
+    results["command"] = "./run.sh"
     text = render_card(results, name="x")
     assert "| corpus | not recorded |" in text
     assert "were not recorded" in text
     assert front(text)["license"] == "unknown"
     assert "language" not in front(text)
     assert "datasets" not in front(text)
+
+
+def test_the_corpus_of_older_results_is_that_of_the_command():
+    results = read_results(CODEC)
+    results["conditions"].pop("data", None)
+    assert "model-index" not in front(render_card(results, name="x"))
+    results["command"] = "./run.sh --corpus=festival --tag=festival"
+    text = render_card(results, name="x")
+    assert "| corpus | festival |" in text
+    assert front(text)["datasets"] == ["festival"]
+    assert ModelCard(text).data.eval_results[0].dataset_type == "festival"
 
 
 def test_a_figure_that_is_missing_has_its_reason_and_no_value():

@@ -21,6 +21,7 @@ from speechbrain_ext.inference import SpeakerVerifier, SpeechCodec
 from speechbrain_ext.inference.folder import FORMAT
 from speechbrain_ext.losses import AAMSoftmax
 from speechbrain_ext.models.speaker import SpeakerEncoder
+from speechbrain_ext.report.results import read_results
 from speechbrain_ext.report.speaker.results import digest_of
 from speechbrain_ext.sharing.export import export, outputs, probe, smoke
 from speechbrain_ext.sharing.export.cut import cut, targets
@@ -455,6 +456,13 @@ def test_the_licence_of_the_weights_is_that_which_is_given(codecs, tmp_path, cap
     card = (tmp_path / "x" / "README.md").read_text()
     assert "\nlicense: apache-2.0\n" in card
     assert "The weights are shared under `apache-2.0`" in card
+    # The example is at a rate that the tables have.
+    [rate] = [s["kbps"] for s in read_results(exp / "results.json")["systems"]]
+    assert f"kbps={rate:g})" in card
+    # Made again, it keeps what was said of it.
+    code, out, _ = exported(capsys, exp, "--output", tmp_path / "x")
+    assert "stay under apache-2.0" in out
+    assert (tmp_path / "x" / "README.md").read_text() == card
     code, _, err = exported(capsys, exp, "--license", "my own: terms")
     assert code == 2
     assert "'my own: terms' is no identifier of a licence" in err
@@ -598,6 +606,14 @@ def test_options_that_do_not_fit_are_explained(
     )
     assert code == 2
     assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_has_no_known_licence_is_not_uploaded(codecs, tmp_path, capsys):
+    words = ["--output", tmp_path / "x", "--push_to_hub", "me/model"]
+    code, _, err = exported(capsys, codecs["seanet"], *words)
+    assert code == 2
+    assert "--license cc-by-4.0" in err
     assert not list(tmp_path.iterdir())
 
 

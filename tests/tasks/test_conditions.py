@@ -2,7 +2,8 @@
 
 import pytest
 
-from speechbrain_ext.tasks.conditions import own_command
+from speechbrain_ext.data.manifest import Utterance, write_manifest
+from speechbrain_ext.tasks.conditions import data_conditions, own_command
 
 SCRIPT = """\
 #!/usr/bin/env bash
@@ -30,3 +31,11 @@ def test_the_command_makes_the_whole_experiment_whatever_was_done_last(
     expected = "./run.sh --corpus=debian --data_folder=raw"
     assert own_command(folder, "other") == expected
     assert own_command(tmp_path, "other") == "other"
+
+
+def test_data_prepared_before_its_facts_were_kept_has_a_name(tmp_path):
+    spoken = Utterance("a", tmp_path / "a.wav", 1.0, 16000, "s", "0" * 64)
+    write_manifest(tmp_path / "test.json", [spoken])
+    state = '{"command": "local/prepare.py --corpus=espeak --datadir=data/espeak"}'
+    (tmp_path / "prepare.json").write_text(state)
+    assert data_conditions(tmp_path / "test.json")["corpus"] == "espeak"

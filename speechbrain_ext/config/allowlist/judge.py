@@ -38,6 +38,10 @@ _CALLABLE = (
 )
 _DATA = (bool, int, float, complex, str, bytes, type(None))
 
+#: --allow works for what is refused, too, but a message that a stranger's recipe
+#: brings about is no place to teach it.
+_NO_HINT = "do not run this recipe unless you wrote it: docs/configuration.md"
+
 
 class AllowList:
     """The shipped list, and what a person allows beyond it.
@@ -58,8 +62,8 @@ class AllowList:
     >>> AllowList().text_fault("!new", "torch.nn.Linear") is None
     True
     >>> AllowList().text_fault("!apply", "os.system")
-    'refused, it runs commands, and reads, writes and removes files; if you want it \
-all the same: --allow os.system'
+    'refused, it runs commands, and reads, writes and removes files; do not run this \
+recipe unless you wrote it: docs/configuration.md'
     >>> AllowList(["my_models.*"]).text_fault("!new", "my_models.Net") is None
     True
     """
@@ -107,10 +111,7 @@ all the same: --allow os.system'
             place = ""
             if refusal.top:
                 place = " (a recipe may hold it as a !name: at the top, unreferenced)"
-            return (
-                f"refused, it {refusal.reason}{place}; if you want it all the same: "
-                f"--allow {name}"
-            )
+            return f"refused, it {refusal.reason}{place}; {_NO_HINT}"
         if self._is_below(name):
             return None
         return self._not_listed(tag, name, hint)
@@ -159,10 +160,7 @@ all the same: --allow os.system'
         if refusal := self.refusal(home):
             if self.refusal(name):
                 return None  # a person named it exactly, and was told what it is
-            return (
-                f"leads to {home}: refused, it {refusal.reason}; if you want it all "
-                f"the same: --allow {home}"
-            )
+            return f"leads to {home}: refused, it {refusal.reason}; {_NO_HINT}"
         if name in self.exact or self._is_below(home):
             return None
         return f"leads to {home}; if you trust it: --allow {home}"

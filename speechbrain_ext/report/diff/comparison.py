@@ -13,6 +13,7 @@ from speechbrain_ext.resume.changes import differing
 
 _INTERVALS = "apart, overlap: the 95 % intervals; what overlaps is not established"
 
+#: Or "task" alone, where the tasks differ.
 SECTIONS = ("configuration", "metrics", "data", "environment", "code", "history")
 
 
@@ -59,7 +60,11 @@ class Section:
 
 
 def compare(a: Side, b: Side) -> list[Section]:
-    """Compare two sides in all that both have."""
+    """Compare two sides in all that both have; of two tasks nothing else."""
+    tasks = _task(a), _task(b)
+    if all(tasks) and tasks[0] != tasks[1]:
+        note = "different tasks have nothing in common that could be compared"
+        return [Section("task", [Row("task", *tasks)], 1, note)]
     return [
         _configuration(a, b),
         _metrics(a, b),
@@ -68,6 +73,13 @@ def compare(a: Side, b: Side) -> list[Section]:
         _of_mappings("code", _code(a), _code(b)),
         _history(a, b),
     ]
+
+
+def _task(side: Side) -> str:
+    """Name a side's task as results do; empty if it is not known."""
+    if side.results is not None:
+        return str(side.results["task"])
+    return str((side.settings or {}).get("task", "")).rpartition(".")[2]
 
 
 def _lacking(name: str, a: Side, b: Side, has_a: bool, has_b: bool) -> Section:
@@ -103,9 +115,6 @@ def _metrics(a: Side, b: Side) -> Section:
     if a.results is None or b.results is None:
         has = a.results is not None, b.results is not None
         return _lacking("metrics", a, b, *has)
-    if a.results["task"] != b.results["task"]:
-        rows = [Row("task", a.results["task"], b.results["task"])]
-        return Section("metrics", rows, 1, "other tasks have no figures in common")
     ours, theirs = figures_of(a.results), figures_of(b.results)
     absent = Figure(None, "(absent)")
     rows = []

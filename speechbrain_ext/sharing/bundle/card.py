@@ -27,6 +27,7 @@ def render(
     results: Mapping[str, Any],
     name: str,
     files: Iterable[str],
+    weights_sha256: str,
     *,
     data: Mapping[str, str] | None = None,
 ) -> str:
@@ -40,6 +41,8 @@ def render(
         What the bundle is called.
     files : Iterable of str
         Names of its other members, but the manifest.
+    weights_sha256 : str
+        Of its ``model.safetensors``.
     data : Mapping or None
         What the manifest says of its speech.
     """
@@ -57,4 +60,10 @@ def render(
         from speechbrain_ext.report.page import render_markdown
 
         return f"{render_markdown(dict(results))}\n## Use\n\n{usage}\n"
-    return card.render_card(results, name=name, files=sorted(files), usage=usage)
+    return card.render_card(
+        results,
+        name=name,
+        files=sorted(files),
+        usage=usage,
+        weights_sha256=weights_sha256,
+    )

@@ -52,7 +52,8 @@ def pack(source, settings, output, no_result, with_code, keep, preset, allow):
     The recipe is one text in which your paths are open. A result is: results.json,
     the scores of every trial, README.md, versions, and the weights as safetensors.
     No audio, no code (it names the scripts and their SHA-256), no paths, no names of
-    users and machines, no tokens: if any is found, nothing is written.
+    users and machines, no tokens: if any is found, nothing is written. The names of
+    speakers and the ids of utterances are in it; the last lines count them.
 
     The same source gives the same bytes. Publish the digest that is printed.
     """

@@ -10,8 +10,12 @@ from pathlib import Path
 from speechbrain_ext.sharing.bundle.errors import printable
 from speechbrain_ext.sharing.bundle.manifest import code_digest
 from speechbrain_ext.sharing.bundle.names import CODE, RECIPE
+from speechbrain_ext.sharing.bundle.people import SOURCES, people_in
 from speechbrain_ext.sharing.bundle.scripts import compare_scripts
 from speechbrain_ext.sharing.bundle.unpacking import Contents, opened
+
+#: Of each kind so many names are shown.
+_MAX_NAMES = 10
 
 
 def describe_bundle(
@@ -40,6 +44,7 @@ def describe_bundle(
         return [
             *_what(contents),
             *_files(contents),
+            *_people(contents),
             *_code(contents),
             "recipe: what loading it would do",
             *(f"  {line}" for line in _recipe(contents.folder / RECIPE, allow)),
@@ -76,6 +81,19 @@ def _files(contents: Contents) -> list[str]:
             for name, file in sorted(files.items())
         ),
     ]
+
+
+def _people(contents: Contents) -> list[str]:
+    named = [name for name in SOURCES if name in contents.manifest["files"]]
+    people = people_in({name: (contents.folder / name).read_bytes() for name in named})
+    if not people:
+        return ["people: none are named, and no utterances"]
+    lines = [f"people: {people}"]
+    for (_, kind), names in people.kinds.items():
+        shown = ", ".join(map(printable, names[:_MAX_NAMES]))
+        more = f", and {len(names) - _MAX_NAMES:,} more" * (len(names) > _MAX_NAMES)
+        lines.append(f"  {kind}: {shown}{more}")
+    return lines
 
 
 def _code(contents: Contents) -> list[str]:

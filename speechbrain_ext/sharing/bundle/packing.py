@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from speechbrain_ext.sharing.bundle.names import (
     check_known,
     check_name,
 )
+from speechbrain_ext.sharing.bundle.people import people_in
 from speechbrain_ext.sharing.bundle.privacy import (
     clean_environment,
     clean_results,
@@ -122,8 +124,13 @@ def pack(
         from speechbrain_ext.sharing.bundle import card
 
         results, data = facts.pop("results"), facts.get("data", {})
-        members[CARD] = card.render(results, name, members, data=data).encode()
+        weights = describe_files({MODEL: members[MODEL]})[MODEL]["sha256"]
+        text = card.render(results, name, members, weights, data=data)
+        members[CARD] = text.encode()
     notes = []
+    if people := people_in(members):
+        look = f"speechbrain-ext inspect {shlex.quote(str(path))}"
+        notes.append(f"holds {people}; look: {look}")
     for script, data in changed_scripts(facts["task"]).items():
         if with_code:
             members[CODE + script] = data

@@ -232,8 +232,8 @@ def _card(contents: Contents, results: Any) -> Check:
         if name != CARD and not name.startswith(CODE)
     ]
     manifest = contents.manifest
-    data = manifest.get("data", {})
-    wanted = card.render(results, manifest["name"], names, data=data)
+    weights, data = manifest["files"][MODEL]["sha256"], manifest.get("data", {})
+    wanted = card.render(results, manifest["name"], names, weights, data=data)
     if path.read_bytes() == wanted.encode():
         return Check(OK, "card", f"{CARD} is what the results give, to the byte")
     if contents.manifest["library_sha256"] != library_hash():

@@ -147,8 +147,14 @@ def export(
         weights_licence = hub_licence(weights_licence)
     check_place(place)
     results = _results_of(experiment)
+    if weights_licence is None and (kept := readme.licence_in(place)):
+        weights_licence = kept
+        log(
+            f"export: the weights stay under {kept}, as the export that is replaced "
+            "says; another one: --license ID"
+        )
     if hub is not None:
-        hub_of.check_target(hub)
+        hub_of.check_target(hub, results if weights_licence is None else None)
     name = hub.split("/")[1] if hub else experiment.resolve().name
     with atomic_folder(place) as draft:
         job = _Job(experiment, draft, results, hub or place.resolve().name, log)
@@ -162,6 +168,7 @@ def export(
             files=readme.describe_files(draft),
             usage=usage,
             weights_licence=weights_licence,
+            weights_sha256=sha256_file(draft / WEIGHTS),
         )
         write_text(draft / "README.md", card)
         files = sorted(path for path in draft.iterdir())
@@ -285,7 +292,8 @@ def _write_codec(job: _Job, *, stock: bool, onnx: str | None) -> str:
     signals = smoke.signals_of(codec.sample_rate)
     job.expected |= compute(SpeechCodec(codec), signals, codec.sample_rate)
     job.words = ["codec"]
-    return readme.usage_of_codec(job.source, codec)
+    ours = (s for s in job.results["systems"] if s["name"] == "ours")
+    return readme.usage_of_codec(job.source, codec, [s["kbps"] for s in ours])
 
 
 # -- speaker -------------------------------------------------------------------------

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from speechbrain_ext.errors import UserError, WorkError
 from speechbrain_ext.inference.source import hub_reason, import_hub, is_hub_name
+from speechbrain_ext.report.facts import data_of, licence_is_known
 from speechbrain_ext.sharing.export.readme import FILE_NAMES
 
 
-def check_target(name: str) -> None:
+def check_target(name: str, results: Mapping[str, Any] | None = None) -> None:
     """Find out early whether a folder could be uploaded under a name.
+
+    Arguments
+    ---------
+    name : str
+        ``user/repo``.
+    results : Mapping or None
+        If the licence of their data is to stand for that of the weights.
 
     Raises
     ------
     UserError
-        If it is no name of the Hub, huggingface_hub is not installed, the Hub can't be
-        reached, nobody is logged in, or not whoever may write there.
+        If it is no name of the Hub, no licence is known, huggingface_hub is not
+        installed, the Hub can't be reached, nobody is logged in, or not whoever may
+        write there.
     """
     if not is_hub_name(name):
         raise UserError(f"export: --push_to_hub takes USER/REPO, got {name!r}")
+    if results is not None:
+        check_licence(results)
     hub = import_hub("export: --push_to_hub")
     try:
         who = hub.HfApi().whoami()
@@ -37,6 +49,22 @@ def check_target(name: str) -> None:
             f"export: --push_to_hub {name}: who is logged in may write to "
             f"{', '.join(owners)}, not to {owner}; nothing was exported\n  Next: "
             f"--push_to_hub {owners[0]}/{name.split('/')[1]}"
+        )
+
+
+def check_licence(results: Mapping[str, Any]) -> None:
+    """Refuse to publish what the card can't name a licence for.
+
+    Raises
+    ------
+    UserError
+        If that of the data, which would stand for it, is not known.
+    """
+    if not licence_is_known(data_of(dict(results))):
+        raise UserError(
+            "export: --push_to_hub: the licence of the data is not known, so the card "
+            "would have none for the weights; nothing was written or uploaded\n"
+            "  Next: if you may share them, say how: --license cc-by-4.0"
         )
 
 

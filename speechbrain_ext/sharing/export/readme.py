@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from speechbrain_ext.sharing.card import WEIGHTS_LICENCE
+from speechbrain_ext.sharing.front_matter import LICENCE_ID
 from speechbrain_ext.tasks.speaker.embedder import MAX_SECONDS
 
 _FILES = {
@@ -73,7 +76,7 @@ shorter than {min_seconds:g} s and embeds what is longer than {max_seconds:g} s 
 parts; stock SpeechBrain does neither."""
 
 
-def usage_of_codec(source: str, codec) -> str:
+def usage_of_codec(source: str, codec, kbps: Sequence[float]) -> str:
     """Show in Markdown how to use a codec.
 
     Arguments
@@ -82,9 +85,12 @@ def usage_of_codec(source: str, codec) -> str:
         What ``from_hparams`` takes.
     codec : torch.nn.Module
         `TransformCodec` or `SEANetCodec`.
+    kbps : sequence of float
+        Rates of which the card tells figures; one of them is the example.
     """
-    kbps = codec.bitrates[len(codec.bitrates) // 2]
-    return _CODEC.format(source=source, kbps=kbps, sample_rate=codec.sample_rate)
+    rates = sorted(kbps) or codec.bitrates
+    rate = rates[len(rates) // 2]
+    return _CODEC.format(source=source, kbps=rate, sample_rate=codec.sample_rate)
 
 
 def usage_of_speaker(
@@ -128,6 +134,17 @@ def usage_of_allowed(allow: Sequence[str]) -> str:
         "The model is built from names that the loader refuses unless told: give "
         f"`from_hparams` also `allow=[{names}]`, if you trust them."
     )
+
+
+def licence_in(folder: Path) -> str | None:
+    """Read which licence of its weights an export was given; None if it was none."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    before, after = map(re.escape, WEIGHTS_LICENCE.split("{}"))
+    found = re.search(f"^{before}({LICENCE_ID}){after}$", text, re.M)
+    return found[1] if found else None
 
 
 def describe_files(folder: Path) -> Sequence[str]:

@@ -24,6 +24,7 @@ from speechbrain_ext.report.codec.results import system_folder
 from speechbrain_ext.report.results import write_results
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
+from speechbrain_ext.tasks.author import tell_author
 from speechbrain_ext.tasks.codec.rates import quantizers_of
 from speechbrain_ext.tasks.codec.weights import load_best
 from speechbrain_ext.tasks.conditions import (
@@ -119,21 +120,17 @@ def evaluate(
     write_reconstructions(
         folder / "reconstructions", systems, candidates, wavs, sample_rate
     )
-    return write_results(
-        folder / "results.json",
-        {
-            "task": "codec",
-            "created": now(),
-            "command": own_command(
-                folder, f"python recipes/codec/evaluate.py {folder}"
-            ),
-            "conditions": conditions(recipe, codec, folder, test_manifest, meta)
-            | {"evaluate_seconds": round(time.monotonic() - started, 1)},
-            "systems": systems,
-            "health": health(folder, Path(test_manifest).parent),
-        }
-        | ({"left_out": left_out} if left_out else {}),
-    )
+    results = {
+        "task": "codec",
+        "created": now(),
+        "command": own_command(folder, f"python recipes/codec/evaluate.py {folder}"),
+        "conditions": conditions(recipe, codec, folder, test_manifest, meta)
+        | {"evaluate_seconds": round(time.monotonic() - started, 1)},
+        "systems": systems,
+        "health": health(folder, Path(test_manifest).parent),
+    } | ({"left_out": left_out} if left_out else {})
+    tell_author(results, folder, save_folder)
+    return write_results(folder / "results.json", results)
 
 
 @torch.no_grad()

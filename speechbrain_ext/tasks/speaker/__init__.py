@@ -1,7 +1,5 @@
 """Speaker verification; a recipe says ``task: speechbrain_ext.tasks.speaker``."""
 
-from speechbrain_ext.tasks.speaker.brain import SpeakerBrain
-
 __all__ = ["SpeakerBrain"]
 
 #: Top-level keys that the task reads; the strict loader checks recipes against them.
@@ -36,3 +34,12 @@ REQUIRED_KEYS = (
     "train_logger",
 )
 OPTIONAL_KEYS = ("nan_guard", "keep_quarantined")
+
+
+def __getattr__(name: str):
+    """Import the Brain only when it is asked for: commands here start without torch."""
+    if name == "SpeakerBrain":
+        from speechbrain_ext.tasks.speaker.brain import SpeakerBrain
+
+        return SpeakerBrain
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
-from speechbrain_ext.errors import writes_at_the_end
+from speechbrain_ext.errors import UserError, writes_at_the_end
 from speechbrain_ext.tasks.speaker.model_options import ALLOW, REVISION
 
 
@@ -46,7 +47,10 @@ def compare(
     The score of their embeddings is compared with the threshold that was measured on
     the trials of EXPERIMENT. The exit code is 0 for both answers.
     """
-    # torch takes seconds to import; --help shall not wait for it.
+    for path in (one, other):
+        if not Path(path).exists():
+            raise UserError(f"compare: {path}: no such file")
+    # torch takes seconds to import; help and mistakes shall not wait for it.
     from speechbrain_ext.config.command_line import names_of
     from speechbrain_ext.data.vad import open_detector
     from speechbrain_ext.inference import SpeakerVerifier

@@ -21,6 +21,7 @@ from speechbrain_ext.report.speaker.results import digest_of
 from speechbrain_ext.scoring.figures import name_errors, source_figures, trial_figures
 from speechbrain_ext.scoring.intervals import speaker_bootstrap
 from speechbrain_ext.scoring.trials import write_scores
+from speechbrain_ext.tasks.author import tell_author
 from speechbrain_ext.tasks.conditions import (
     data_conditions,
     health,
@@ -191,6 +192,8 @@ def score(
         },
         "health": health(folder, data.parent),
     } | ({"left_out": left_out} if left_out else {})
+    save_folder = Path(recipe.hparams.get("save_folder") or folder / "save")
+    tell_author(results, folder, save_folder)
     results["conditions"]["score_seconds"] = round(time.monotonic() - started, 1)
     results["digest"] = digest_of(results)
     shutil.rmtree(folder / "scores", ignore_errors=True)

@@ -56,7 +56,7 @@ class WaveCoder(nn.Module):
     -------
     >>> coder = WaveCoder(WaveSettings(), hidden=8)
     >>> noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
-    >>> coder.learn([noise], steps=5, seed=0)
+    >>> coder.learn([noise], steps=80, seed=0)
     >>> data, step = coder.compress(noise, bits=4000)
     >>> len(data) <= 500, coder.decompress(data, step, 16000).shape
     (True, (16000,))
@@ -222,7 +222,7 @@ class WaveCoder(nn.Module):
         wave : np.ndarray
             [time], finite.
         bits : float or None
-            At most so many.
+            At most so many, or what the coarsest step takes.
         snr : float or None
             At least so many dB.
         step : int or None

@@ -54,7 +54,7 @@ class WaveCodec(nn.Module):
     -------
     >>> codec = WaveCodec(hidden=8)
     >>> noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
-    >>> codec.initialize([noise], steps=5)
+    >>> codec.initialize([noise], steps=80)
     >>> data = codec.compress(noise, 8000, kbps=8)
     >>> wave, sample_rate = codec.decompress(data)
     >>> len(data) <= 1000, wave.shape, sample_rate
@@ -120,7 +120,8 @@ class WaveCodec(nn.Module):
         sample_rate : int
             In Hz.
         kbps : float or None
-            Most kilobits per second and channel, header and checksum included.
+            Most kilobits per second and channel, header and checksum included; a few
+        milliseconds take what they must.
         snr : float or None
             Least signal-to-noise ratio in dB, at `sample_rate` of the codec.
 

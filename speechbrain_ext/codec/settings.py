@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,7 +38,6 @@ class WaveSettings:
     fill_cap: float = 0.35
     price: float = 0.1
     sends_envelope: bool = True
-    edges_hz: Sequence[float] | None = field(default=None)
 
     def __post_init__(self):
         if not 0 <= self.gamma <= 1:

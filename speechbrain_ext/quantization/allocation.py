@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
+
+from speechbrain_ext.quantization.places import EXHAUSTED, Order, walk
 
 #: Steps of a priority per factor of two in energy.
 STEPS_PER_OCTAVE = 16
 #: Octaves of energy that priorities tell apart, half of them below 1.
 OCTAVES = 64
-#: Of a cell that has no stage left; of one beyond the utterance's end; of the dummy
-#: cells, one per slot, that a slot with nothing to refine is given.
-EXHAUSTED, OUTSIDE, DUMMY = 0, -1, -2
+#: Of a cell beyond the utterance's end; of the dummy cells, one per slot, that a slot
+#: with nothing to refine is given. See also `EXHAUSTED`.
+OUTSIDE, DUMMY = -1, -2
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,40 @@ class Allocation(nn.Module):
         Plan
             The same for both.
         """
+        if codes.device.type == "cpu":
+            return self._walk(codes, rows, num_frames, received)
+        return self._sort(codes, rows, num_frames, received)
+
+    def order(self) -> Order:
+        """Return the tables as compiled code takes them."""
+        stages = np.arange(self.num_groups * self.depth)
+        shaping = (self.energy * self.noise_shaping).round().long()
+        tables = (self.priority, self.first_priority, shaping)
+        before = np.where(stages % self.depth, stages - 1, -1)
+        return Order(
+            *(True, stages // self.depth, before),
+            *(table.cpu().numpy() for table in tables),
+        )
+
+    def _walk(self, codes, rows, num_frames, received) -> Plan:
+        """Item by item, compiled."""
+        batch, _, time = codes.shape
+        if num_frames is None:
+            num_frames = torch.full((batch,), time)
+        order, given = self.order(), codes.contiguous().numpy()
+        frame = np.full((batch, rows, time), time)
+        stage = np.zeros_like(frame)
+        if received:
+            found = given[:, :rows].astype(np.int64)
+        else:
+            found = np.zeros_like(frame)
+        for item, count in enumerate(num_frames.tolist()):
+            parts = (x[item, :, :count] for x in (frame, stage, found))
+            walk(order, given[item], received, *parts)
+        return Plan(*map(torch.from_numpy, (frame, stage, found)))
+
+    def _sort(self, codes, rows, num_frames, received) -> Plan:
+        """All items at once, with tensors."""
         batch, _, time = codes.shape
         position = torch.arange(time, device=codes.device)
         cells = time * self.num_groups

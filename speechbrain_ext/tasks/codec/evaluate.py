@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.progress import Progress
 
 from speechbrain_ext.config import Recipe

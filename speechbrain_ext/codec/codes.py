@@ -24,6 +24,7 @@ from speechbrain_ext.codec.code_net import (
 )
 from speechbrain_ext.codec.code_rows import (
     MOST_BYTES,
+    Record,
     Search,
     code_rows,
     new_record,
@@ -36,11 +37,11 @@ from speechbrain_ext.quantization.allocation import OCTAVES, STEPS_PER_OCTAVE
 from speechbrain_ext.quantization.places import Order, fixed_order
 
 #: Part of the energy that a code removes, on average, which its bits are worth.
-BITS_WORTH = 0.5
+BITS_WORTH = 0.2
 #: Codes to learn from, at most; more change little.
 MOST_CODES = 2_000_000
 _BATCH = 4096
-_LEARNING_RATE = 8e-3
+_LEARNING_RATE, _WEIGHT_DECAY = 8e-3, 0.1
 
 
 class CodeModel(nn.Module):
@@ -89,10 +90,7 @@ class CodeCoder:
     """
 
     def __init__(self, quantizer: nn.Module, model: CodeModel | None = None):
-        stages = _stages(quantizer)
-        if model is None:
-            model = CodeModel(stages.num_quantizers, stages.codebook_size)
-        self.net = model.net()
+        self.net = (model or new_code_model(quantizer)).net()
         self.order = order_of(quantizer)
         self.search = search_of(quantizer)
 
@@ -136,8 +134,7 @@ class CodeCoder:
             As `encode`.
         """
         codes = np.zeros((rows, len(latents)), np.int64)
-        padded = np.pad(np.asarray(latents, np.float32), ((0, 0), (0, 3)))
-        return self._encode(codes, padded, most)
+        return self._encode(codes, _padded(latents), most)
 
     def _encode(self, codes, latents, most) -> tuple[bytes, int]:
         rows, frames = codes.shape
@@ -165,13 +162,29 @@ class CodeCoder:
         found = self._rows(DECODE, coder, buffer, codes, latents, 0, trace)
         return codes if found == rows else None
 
-    def bits(self, codes: np.ndarray) -> np.ndarray:
-        """Information of each row in bits, float64 [rows]."""
+    def bits(self, codes: np.ndarray, record: Record | None = None) -> np.ndarray:
+        """Information of each row in bits, float64 [rows].
+
+        Arguments
+        ---------
+        codes : np.ndarray
+            Integers [rows, frames].
+        record : Record or None
+            Where to write down what is known of each code.
+        """
         codes = np.array(codes, np.int64)
+        return self._count(codes, np.zeros((0, 0), np.float32), record)
+
+    def chosen(self, latents: np.ndarray, rows: int) -> np.ndarray:
+        """Codes as `choose` chooses them, int64 [rows, frames]."""
+        codes = np.zeros((rows, len(latents)), np.int64)
+        self._count(codes, _padded(latents))
+        return codes
+
+    def _count(self, codes, latents, record=None) -> np.ndarray:
         trace = np.zeros((len(codes), arithmetic.FIELDS + 1))
-        nothing = np.zeros(0, np.uint8), np.zeros((0, 0), np.float32)
-        coder = arithmetic.new_coder()
-        self._rows(COUNT, coder, nothing[0], codes, nothing[1], 0, trace)
+        coder, buffer = arithmetic.new_coder(), np.zeros(0, np.uint8)
+        self._rows(COUNT, coder, buffer, codes, latents, 0, trace, record)
         return trace[:, arithmetic.FIELDS]
 
     def _rows(self, mode, coder, buffer, codes, latents, most, trace, record=None):
@@ -215,85 +228,97 @@ def search_of(quantizer: nn.Module) -> Search:
     )
 
 
-def learn_code_model(
-    quantizer: nn.Module,
-    codes: Sequence[np.ndarray],
-    *,
-    steps: int,
-    seed: int,
-    progress: Callable[[], None] | None = None,
-) -> CodeModel:
-    """Learn how likely codes are.
+def new_code_model(quantizer: nn.Module) -> CodeModel:
+    """Return the model of a quantizer's codes before it has learned anything."""
+    stages = _stages(quantizer)
+    return CodeModel(stages.num_quantizers, stages.codebook_size)
+
+
+class CodeLearner:
+    """Learns how likely codes are, from utterances that are coded.
 
     Arguments
     ---------
     quantizer : AdaptiveResidualVectorQuantizer or ResidualVectorQuantizer
-    codes : sequence of np.ndarray
-        Of utterances, [rows, frames] each.
-    steps : int
     seed : int
         Of first weights and batches; the global streams are left alone.
-    progress : callable or None
-        Called after each step.
     """
-    stages = _stages(quantizer)
-    count, size = stages.num_quantizers, stages.codebook_size
-    books = [_book(stages, stage) for stage in range(count)]
-    energies = np.stack([code_energies(book) for book in books])
-    order = order_of(quantizer)
-    # Relative to what a group's first code has, on average.
-    mean = energies[order.before < 0, :, PARTS].mean()
-    energies *= MEAN_ENERGY / max(mean, 1e-30)
-    model = CodeModel(count, size)
-    model.energies.copy_(
-        torch.from_numpy(energies.round().clip(0, 2**31 - 1).astype(np.int64))
-    )
-    model.rank.copy_(torch.from_numpy(np.stack([rank_codes(book) for book in books])))
-    coder = CodeCoder(quantizer, model)
-    record = new_record(sum(one.size for one in codes))
-    place = 0
-    for one in codes:
-        part = type(record)(*(x[place : place + one.size] for x in record))
-        trace = np.zeros((len(one), arithmetic.FIELDS + 1))
-        nothing = np.zeros(0, np.uint8), np.zeros((0, 0), np.float32)
-        given = np.array(one, np.int64)
-        coder._rows(
-            *(COUNT, arithmetic.new_coder(), nothing[0], given, nothing[1]),
-            *(0, trace, part),
+
+    def __init__(self, quantizer: nn.Module, seed: int):
+        self.quantizer = quantizer
+        self.start = new_code_model(quantizer)
+        stages = _stages(quantizer)
+        books = [_book(stages, stage) for stage in range(stages.num_quantizers)]
+        energies = np.stack([code_energies(book) for book in books])
+        # Relative to what a cell's first code has, on average.
+        firsts = order_of(quantizer).before < 0
+        energies *= MEAN_ENERGY / max(energies[firsts, :, PARTS].mean(), 1e-30)
+        whole = energies.round().clip(0, 2**31 - 1).astype(np.int64)
+        self.start.energies.copy_(torch.from_numpy(whole))
+        rank = torch.from_numpy(np.stack([rank_codes(book) for book in books]))
+        self.start.rank.copy_(rank)
+        self.generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = ContextNet(rank)
+        self.centered = False
+
+    def fit(
+        self,
+        codes: Sequence[np.ndarray],
+        *,
+        steps: int,
+        progress: Callable[[], None] | None = None,
+    ) -> None:
+        """Fit the network to codes of utterances, [rows, frames] each.
+
+        Arguments
+        ---------
+        codes : sequence of np.ndarray
+        steps : int
+        progress : callable or None
+            Called after each step.
+        """
+        features, *columns = self._examples(codes)
+        if not self.centered:
+            few = features[:: max(len(features) // 10_000, 1)]
+            self.net.center(few.float() / ONE)
+            self.centered = True
+        optimizer = torch.optim.AdamW(
+            self.net.parameters(), _LEARNING_RATE, weight_decay=_WEIGHT_DECAY
         )
-        place += one.size
-    kept = {"steps": steps, "seed": seed, "progress": progress}
-    for name, tensor in _fit(record, model.rank.long(), **kept).items():
-        getattr(model, name).copy_(tensor)
-    return model
-
-
-def _fit(record, rank, *, steps, seed, progress) -> dict[str, torch.Tensor]:
-    """Fit `ContextNet`; returns its rounded weights."""
-    features = torch.from_numpy(record.features)
-    stage, prev, code = map(torch.from_numpy, record[1:])
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        net = ContextNet(rank)
-        net.center(features[:: max(len(features) // 10_000, 1)].float() / ONE)
-        optimizer = torch.optim.AdamW(net.parameters(), _LEARNING_RATE, weight_decay=0.1)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, _LEARNING_RATE, total_steps=steps
+            optimizer, _LEARNING_RATE, total_steps=steps + 1
         )
         for _ in range(steps):
-            chosen = torch.randint(len(stage), (_BATCH,), generator=generator)
-            bits = net(
-                features[chosen].float() / ONE,
-                *(x[chosen].long() for x in (stage, prev, code)),
-            )
-            optimizer.zero_grad()
-            bits.mean().backward()
+            chosen = torch.randint(len(features), (_BATCH,), generator=self.generator)
+            with torch.enable_grad():
+                bits = self.net(
+                    features[chosen].float() / ONE, *(x[chosen].long() for x in columns)
+                ).mean()
+                optimizer.zero_grad()
+                bits.backward()
             optimizer.step()
             schedule.step()
             if progress is not None:
                 progress()
-    return net.tensors()
+
+    def model(self) -> CodeModel:
+        """Return what was learned, rounded."""
+        found = new_code_model(self.quantizer)
+        found.energies.copy_(self.start.energies)
+        for name, tensor in self.net.tensors().items():
+            getattr(found, name).copy_(tensor)
+        return found
+
+    def _examples(self, codes) -> tuple[torch.Tensor, ...]:
+        coder = CodeCoder(self.quantizer, self.start)
+        record, place = new_record(sum(one.size for one in codes)), 0
+        for one in codes:
+            part = type(record)(*(x[place : place + one.size] for x in record))
+            coder.bits(one, part)
+            place += one.size
+        return tuple(map(torch.from_numpy, record))
 
 
 def _stages(quantizer: nn.Module) -> nn.Module:
@@ -305,3 +330,8 @@ def _book(stages: nn.Module, stage: int) -> np.ndarray:
     """Code vectors of a stage, float64 [codebook_size, width]."""
     book = stages.bank.book(stage, stages.subspaces.width_of(stage))
     return book.detach().cpu().double().numpy()
+
+
+def _padded(latents: np.ndarray) -> np.ndarray:
+    """Latents as `code_rows` takes them: a copy with three zeros behind each frame."""
+    return np.pad(np.asarray(latents, np.float32), ((0, 0), (0, 3)))

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
-from speechbrain_ext.quantization.places import EXHAUSTED, Order, walk
+if TYPE_CHECKING:
+    from speechbrain_ext.quantization.places import Order
 
 #: Steps of a priority per factor of two in energy.
 STEPS_PER_OCTAVE = 16
 #: Octaves of energy that priorities tell apart, half of them below 1.
 OCTAVES = 64
-#: Of a cell beyond the utterance's end; of the dummy cells, one per slot, that a slot
-#: with nothing to refine is given. See also `EXHAUSTED`.
-OUTSIDE, DUMMY = -1, -2
+#: Of a cell that has no stage left; of one beyond the utterance's end; of the dummy
+#: cells, one per slot, that a slot with nothing to refine is given.
+EXHAUSTED, OUTSIDE, DUMMY = 0, -1, -2
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,9 @@ class Allocation(nn.Module):
 
     def order(self) -> Order:
         """Return the tables as compiled code takes them."""
+        # Its compiler takes half a second to import: only when it is needed.
+        from speechbrain_ext.quantization.places import Order
+
         stages = np.arange(self.num_groups * self.depth)
         shaping = (self.energy * self.noise_shaping).round().long()
         tables = (self.priority, self.first_priority, shaping)
@@ -178,6 +183,8 @@ class Allocation(nn.Module):
 
     def _walk(self, codes, rows, num_frames, received) -> Plan:
         """Item by item, compiled."""
+        from speechbrain_ext.quantization.places import walk
+
         batch, _, time = codes.shape
         if num_frames is None:
             num_frames = torch.full((batch,), time)

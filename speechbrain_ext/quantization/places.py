@@ -15,8 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-#: Of a cell that has no stage left.
-EXHAUSTED = 0
+from speechbrain_ext.quantization.allocation import EXHAUSTED
 
 
 class Order(NamedTuple):

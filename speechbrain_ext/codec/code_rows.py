@@ -154,8 +154,8 @@ def _choose(net, search, stage, latents, frame, price, units, scores, turns):
         nearest = best
         least += price * _bits_of(net, stage, nearest, units, turns)
         for code in range(size):
-            # No code has less than no bits.
-            if scores[code] < least and code != nearest:
+            # Hardly any code takes less than three bits: no need to look.
+            if scores[code] < least - 3 * price and code != nearest:
                 found = scores[code] + price * _bits_of(net, stage, code, units, turns)
                 if found < least:
                     best, least = code, found

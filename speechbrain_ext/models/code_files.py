@@ -29,7 +29,7 @@ CODES = 2
 #: Statistics that only training reads: a file does not depend on them.
 _TRAINING_ONLY = ("ema_counts", "ema_sums", "commits", "frames", "committed", "closed")
 #: Steps that are enough for an hour of speech, and for three minutes.
-LEARNING_STEPS = 900
+LEARNING_STEPS = 600
 #: Copies of an utterance to learn from: moved by parts of a frame, or at other speeds.
 _SHIFTS, _SPEEDS = 4, (0.95, 1.05)
 

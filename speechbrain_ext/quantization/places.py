@@ -196,3 +196,36 @@ def walk(order, codes, received, frames, stages, found):
             *(order, row, row_frames[:count], row_stages[:count]),
             *(found[row, :count], priority, allowance),
         )
+
+
+@njit(cache=True)
+def add_vectors(frames, stages, codes, depth, starts, books, left, quantized, error):
+    """Add up code vectors of one utterance, and note what the last ones leave over.
+
+    Arguments
+    ---------
+    frames, stages, codes : np.ndarray
+        Of a plan, int64 [rows, time]; frames beyond those of ``quantized`` are empty
+        slots.
+    depth : int
+        Stages of a group.
+    starts : np.ndarray
+        Of the groups' parts in a frame, and the end, int64 [groups + 1].
+    books : np.ndarray
+        float32 [stages, codebook_size, width].
+    left : np.ndarray
+        Energy left by each code, float32 [stages, codebook_size].
+    quantized, error : np.ndarray
+        float32 [time, dim] and [time, groups]; added to, and set.
+    """
+    rows, slots = frames.shape
+    for row in range(rows):
+        for slot in range(slots):
+            frame, stage = frames[row, slot], stages[row, slot]
+            if frame >= len(quantized):
+                continue
+            code, group = codes[row, slot], stage // depth
+            start = starts[group]
+            for index in range(starts[group + 1] - start):
+                quantized[frame, start + index] += books[stage, code, index]
+            error[frame, group] = left[stage, code]

@@ -70,7 +70,7 @@ class CodeNet(NamedTuple):
 
 
 def num_turns(codebook_size: int) -> int:
-    """Turns from the root to a code."""
+    """Return how many turns lead from the root to a code."""
     return max(codebook_size - 1, 1).bit_length()
 
 
@@ -96,9 +96,7 @@ def code_net(tensors: Mapping[str, torch.Tensor]) -> CodeNet:
     kinds = dict.fromkeys(("rank", "energies"), np.int64)
     kinds |= dict.fromkeys(("prev", "nodes"), np.int16)
     arrays = {
-        name: np.ascontiguousarray(
-            x.cpu().numpy().astype(kinds.get(name, np.float64))
-        )
+        name: np.ascontiguousarray(x.cpu().numpy().astype(kinds.get(name, np.float64)))
         for name, x in tensors.items()
     }
     code = np.argsort(arrays["rank"], axis=1, kind="stable")
@@ -268,9 +266,11 @@ def hidden_units(net, stage, before, last, features, first, second):
     _add_products(first, features, net.first)
     if last >= 0:
         for index in range(0, CODE_FEATURES, 4):
-            a, b = net.prev[before, last, index], net.prev[before, last, index + 1]
-            c, d = net.prev[before, last, index + 2], net.prev[before, last, index + 3]
-            _add_four(first, index, float(a), float(b), float(c), float(d), net.previous)
+            a = float(net.prev[before, last, index])
+            b = float(net.prev[before, last, index + 1])
+            c = float(net.prev[before, last, index + 2])
+            d = float(net.prev[before, last, index + 3])
+            _add_four(first, index, a, b, c, d, net.previous)
     activate(first)
     for unit in range(UNITS):
         second[unit] = net.second_bias[unit]

@@ -21,6 +21,7 @@ from speechbrain_ext.codec.code_context import (
     new_cells,
 )
 from speechbrain_ext.codec.code_net import hidden_units, turn_index
+from speechbrain_ext.codec.exact import MOST_LOGIT
 from speechbrain_ext.codec.symbols import DECODE, ENCODE, answer_bits, code_answer
 from speechbrain_ext.quantization.places import new_walk, next_places, update_places
 
@@ -126,6 +127,23 @@ def _bits_of(net, stage, code, units, turns):
 
 
 @njit(cache=True)
+def _likely_code(net, stage, units, turns):
+    """Code that likely turns lead to, and its bits; ``turns`` as in `_bits_of`."""
+    size = net.rank.shape[1]
+    leaves = net.nodes.shape[1]
+    node, half, bits = 1, leaves >> 1, 0.0
+    while node < leaves:
+        turn = 0
+        if (2 * node + 1) * half - leaves < size:
+            turns[node] = turn_index(net, stage, node, units)
+            turn = 1 if turns[node] > MOST_LOGIT else 0
+            bits += answer_bits(turns[node], turn)
+        node = 2 * node + turn
+        half >>= 1
+    return net.code[stage, node - leaves], bits
+
+
+@njit(cache=True)
 def _choose(net, search, stage, latents, frame, price, units, scores, turns):
     """Code of least error and bits for a frame of latents, which is taken off them."""
     start, width = search.start[stage], search.width[stage]
@@ -151,14 +169,17 @@ def _choose(net, search, stage, latents, frame, price, units, scores, turns):
             best, least = code, scores[code]
     if price > 0:
         turns[:] = -1
-        nearest = best
-        least += price * _bits_of(net, stage, nearest, units, turns)
+        likely, few = _likely_code(net, stage, units, turns)
+        bits = _bits_of(net, stage, best, units, turns)
+        least += price * bits
+        if scores[likely] + price * few < least:
+            best, least = likely, scores[likely] + price * few
         for code in range(size):
-            # Hardly any code takes less than three bits: no need to look.
-            if scores[code] < least - 3 * price and code != nearest:
-                found = scores[code] + price * _bits_of(net, stage, code, units, turns)
-                if found < least:
-                    best, least = code, found
+            # Hardly any code takes fewer bits than that one.
+            if scores[code] < least - few * price:
+                bits = _bits_of(net, stage, code, units, turns)
+                if scores[code] + price * bits < least:
+                    best, least = code, scores[code] + price * bits
     for index in range(width):
         latents[frame, start + index] -= search.books[stage, index, best]
     return best

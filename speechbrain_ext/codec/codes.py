@@ -36,11 +36,14 @@ from speechbrain_ext.quantization import AdaptiveResidualVectorQuantizer
 from speechbrain_ext.quantization.allocation import OCTAVES, STEPS_PER_OCTAVE
 from speechbrain_ext.quantization.places import Order, fixed_order
 
-#: Part of the energy that a code removes, on average, which its bits are worth.
-BITS_WORTH = 0.2
+#: Part of the energy that a code removes, on average, which its bits are worth: when
+#: files are made; and when codes are chosen to learn from, which then are more alike.
+BITS_WORTH, LEARNING_WORTH = 0.2, 0.35
 #: Codes to learn from, at most; more change little.
 MOST_CODES = 2_000_000
 _BATCH = 4096
+#: ... and of few codes a batch holds no more than this part.
+_LARGEST_PART = 8
 _LEARNING_RATE, _WEIGHT_DECAY = 8e-3, 0.1
 
 
@@ -78,6 +81,8 @@ class CodeCoder:
     quantizer : AdaptiveResidualVectorQuantizer or ResidualVectorQuantizer
     model : CodeModel or None
         None: all codes are equally likely.
+    bits_worth : float
+        See `BITS_WORTH`; 0: the nearest codes are chosen.
 
     Example
     -------
@@ -89,10 +94,15 @@ class CodeCoder:
     (15, True)
     """
 
-    def __init__(self, quantizer: nn.Module, model: CodeModel | None = None):
+    def __init__(
+        self,
+        quantizer: nn.Module,
+        model: CodeModel | None = None,
+        bits_worth: float = BITS_WORTH,
+    ):
         self.net = (model or new_code_model(quantizer)).net()
         self.order = order_of(quantizer)
-        self.search = search_of(quantizer)
+        self.search = search_of(quantizer, bits_worth)
 
     def encode(
         self, codes: np.ndarray, *, most: int | None = None
@@ -176,7 +186,7 @@ class CodeCoder:
         return self._count(codes, np.zeros((0, 0), np.float32), record)
 
     def chosen(self, latents: np.ndarray, rows: int) -> np.ndarray:
-        """Codes as `choose` chooses them, int64 [rows, frames]."""
+        """Return codes as `choose` chooses them, int64 [rows, frames]."""
         codes = np.zeros((rows, len(latents)), np.int64)
         self._count(codes, _padded(latents))
         return codes
@@ -201,7 +211,7 @@ def order_of(quantizer: nn.Module) -> Order:
     return fixed_order(quantizer.stage_groups or (0,) * quantizer.num_quantizers)
 
 
-def search_of(quantizer: nn.Module) -> Search:
+def search_of(quantizer: nn.Module, bits_worth: float) -> Search:
     """Return what codes are chosen from; nothing where their places are fixed."""
     if not isinstance(quantizer, AdaptiveResidualVectorQuantizer):
         return nothing_to_search()
@@ -216,7 +226,7 @@ def search_of(quantizer: nn.Module) -> Search:
         # What a code removes from such cells, by bit, and half of it: see `_choose`.
         octaves = priority.cpu().double() / STEPS_PER_OCTAVE - OCTAVES / 2
         turns = num_turns(quantizer.codebook_size)
-        return (BITS_WORTH / turns / 2 * 2.0**octaves).float().numpy()
+        return (bits_worth / turns / 2 * 2.0**octaves).float().numpy()
 
     first = prices(tables.first_priority)
     first[0] = 0  # the opening code tells where the others go: the nearest
@@ -290,8 +300,9 @@ class CodeLearner:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, _LEARNING_RATE, total_steps=steps + 1
         )
+        size = min(_BATCH, -(-len(features) // _LARGEST_PART))
         for _ in range(steps):
-            chosen = torch.randint(len(features), (_BATCH,), generator=self.generator)
+            chosen = torch.randint(len(features), (size,), generator=self.generator)
             with torch.enable_grad():
                 bits = self.net(
                     features[chosen].float() / ONE, *(x[chosen].long() for x in columns)
@@ -322,7 +333,7 @@ class CodeLearner:
 
 
 def _stages(quantizer: nn.Module) -> nn.Module:
-    """The `ResidualVectorQuantizer` that holds the codebooks."""
+    """Return the `ResidualVectorQuantizer` that holds the codebooks."""
     return getattr(quantizer, "stages", quantizer)
 
 

@@ -29,7 +29,7 @@ CODES = 2
 #: Statistics that only training reads: a file does not depend on them.
 _TRAINING_ONLY = ("ema_counts", "ema_sums", "commits", "frames", "committed", "closed")
 #: Steps that are enough for an hour of speech, and for three minutes.
-LEARNING_STEPS = 600
+LEARNING_STEPS = 800
 #: Copies of an utterance to learn from: moved by parts of a frame, or at other speeds.
 _SHIFTS, _SPEEDS = 4, (0.95, 1.05)
 
@@ -105,8 +105,8 @@ class CodeFiles:
         channels = checked_channels(wave, type(self).__name__)
         most = None
         if kbps is not None:
-            total = 125 * kbps * channels.shape[1] / sample_rate
-            most = int(total - overhead_bytes(channels.shape, sample_rate) / len(channels))
+            spent = overhead_bytes(channels.shape, sample_rate) / len(channels)
+            most = int(125 * kbps * channels.shape[1] / sample_rate - spent)
         digest, coder = self._shared()[1:]
         numbers, payloads = [], []
         with one_thread(), torch.inference_mode():
@@ -266,7 +266,12 @@ def learn_codes(
     ValueError
         If there is nothing to learn from.
     """
-    from speechbrain_ext.codec.codes import MOST_CODES, CodeCoder, CodeLearner
+    from speechbrain_ext.codec.codes import (
+        LEARNING_WORTH,
+        MOST_CODES,
+        CodeCoder,
+        CodeLearner,
+    )
 
     rows, quantizer = codec.quantizer.num_quantizers, codec.quantizer
     rng = np.random.default_rng(seed)
@@ -284,15 +289,15 @@ def learn_codes(
             count += codes.size
     if not count:
         raise ValueError(
-            f"{type(codec).__name__}: there are no waves to learn codes from; check the "
-            "train manifest"
+            f"{type(codec).__name__}: there are no waves to learn codes from; check "
+            "the train manifest"
         )
     learner = CodeLearner(quantizer, seed)
     passes = 2 if adaptive else 1
     for number in range(passes):
         if number:
             # Codes that are chosen by their bits are others than the nearest.
-            coder = CodeCoder(quantizer, learner.model())
+            coder = CodeCoder(quantizer, learner.model(), LEARNING_WORTH)
             kept = [(x, coder.chosen(x, rows)) for x, _ in kept]
         learner.fit(
             [codes for _, codes in kept],
@@ -305,12 +310,13 @@ def learn_codes(
 def _copies(waves, rng, codec):
     """Yield utterances in random order, all of them once, then again, moved."""
     plain = [np.asarray(wave, np.float32).reshape(-1) for wave in waves]
+    rate = codec.sample_rate
     changes = [(shift / _SHIFTS, 1.0) for shift in range(_SHIFTS)]
     changes += [(0.0, speed) for speed in _SPEEDS]
     for part, speed in changes:
         for index in rng.permutation(len(plain)):
             wave = plain[index][round(part * codec.hop_samples) :]
             if speed != 1:
-                wave = resample(wave, round(codec.sample_rate * speed), codec.sample_rate)
+                wave = resample(wave, round(rate * speed), rate)
             if len(wave):
                 yield np.ascontiguousarray(wave)

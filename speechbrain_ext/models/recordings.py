@@ -1,4 +1,4 @@
-"""What files of all codecs have in common: channels in, the right model, samples out."""
+"""What files of all codecs have in common: channels, the right model, lengths."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def read_own(data: bytes, name: str, digest: bytes) -> Coded:
 
 
 def resampled_length(count: int, sample_rate: int, target_rate: int) -> int:
-    """Samples that a recording has after its conversion."""
+    """Return how many samples a recording has after its conversion."""
     return -(-count * target_rate // sample_rate)
 
 

@@ -129,9 +129,7 @@ def test_chosen_codes_cost_less_and_are_those_of_the_file(learned):
     assert np.array_equal(coder.decode(data, rows, 400), chosen)
     assert coder.bits(chosen).sum() < 0.995 * coder.bits(nearest).sum()
     # Without a price they are the nearest, found by another search.
-    coder = CodeCoder(quantizer, None)
-    coder.search = coder.search._replace(price=0 * coder.search.price)
-    coder.search = coder.search._replace(first_price=0 * coder.search.first_price)
+    coder = CodeCoder(quantizer, None, bits_worth=0)
     assert (coder.chosen(latents, 6) == nearest).mean() > 0.999
 
 

@@ -167,7 +167,13 @@ def test_damage_is_refused(codec, data, seed):
 
 @pytest.mark.parametrize(
     "forged",
-    [{"kind": 0}, {"kind": 7}, {"steps": (0,)}, {"steps": (9,)}, {"num_samples": 10**9}],
+    [
+        {"kind": 0},
+        {"kind": 7},
+        {"steps": (0,)},
+        {"steps": (9,)},
+        {"num_samples": 10**9},
+    ],
 )
 def test_headers_that_lie_under_a_true_checksum_are_refused(codec, data, forged):
     coded = read_coded(data)

@@ -27,6 +27,8 @@ from speechbrain_ext.quantization.places import new_walk, next_places, update_pl
 
 #: A code takes no more bytes than this, however unlikely: 16 turns of 12 bits.
 MOST_BYTES = 24
+#: Parts of a tree whose bits are known before a code is looked at.
+_BOUNDS = 8
 
 
 class Search(NamedTuple):
@@ -109,13 +111,16 @@ def _code_turns(mode, coder, buffer, net, stage, code, units):
 
 
 @njit(cache=True)
-def _bits_of(net, stage, code, units, turns):
-    """Bits of a code; ``turns`` keeps the logits of turns, -1 where not yet known."""
+def _bits_of(net, stage, code, units, turns, width=1):
+    """Bits of a code, or of the turns to the ``width`` leaves that it is among.
+
+    ``turns`` keeps the logits of turns, -1 where not yet known.
+    """
     size = net.rank.shape[1]
     leaves = net.nodes.shape[1]
     leaf = leaves + net.rank[stage, code]
     node, half, bits = 1, leaves >> 1, 0.0
-    while node < leaves:
+    while half >= width:
         turn = 1 if leaf & half else 0
         if (2 * node + 1) * half - leaves < size:
             if turns[node] < 0:
@@ -127,24 +132,47 @@ def _bits_of(net, stage, code, units, turns):
 
 
 @njit(cache=True)
-def _likely_code(net, stage, units, turns):
-    """Code that likely turns lead to, and its bits; ``turns`` as in `_bits_of`."""
+def _least_bits(net, stage, units, turns, bounds):
+    """Find about how few bits codes can have, by the first turns to them.
+
+    Arguments
+    ---------
+    net, stage, units
+        As in `_bits_of`.
+    turns : np.ndarray
+        As in `_bits_of`; forgets all it knew.
+    bounds : np.ndarray
+        Filled in with the bits of the first turns, and what the likeliest further turns
+        take where they take least, float64 [2 ** first turns].
+
+    Returns
+    -------
+    int
+        Code that the likelier turns lead to.
+    """
     size = net.rank.shape[1]
     leaves = net.nodes.shape[1]
-    node, half, bits = 1, leaves >> 1, 0.0
+    turns[:] = -1
+    width = leaves // len(bounds)
+    for part in range(len(bounds)):
+        code = net.code[stage, min(part * width, size - 1)]
+        bounds[part] = _bits_of(net, stage, code, units, turns, width)
+    part = np.argmin(bounds)
+    node, half, rest = len(bounds) + part, width >> 1, 0.0
     while node < leaves:
         turn = 0
         if (2 * node + 1) * half - leaves < size:
             turns[node] = turn_index(net, stage, node, units)
             turn = 1 if turns[node] > MOST_LOGIT else 0
-            bits += answer_bits(turns[node], turn)
+            rest += answer_bits(turns[node], turn)
         node = 2 * node + turn
         half >>= 1
-    return net.code[stage, node - leaves], bits
+    bounds += rest
+    return net.code[stage, node - leaves]
 
 
 @njit(cache=True)
-def _choose(net, search, stage, latents, frame, price, units, scores, turns):
+def _choose(net, search, stage, latents, frame, price, units, scores, turns, bounds):
     """Code of least error and bits for a frame of latents, which is taken off them."""
     start, width = search.start[stage], search.width[stage]
     size = len(scores)
@@ -168,18 +196,20 @@ def _choose(net, search, stage, latents, frame, price, units, scores, turns):
         if scores[code] < least:
             best, least = code, scores[code]
     if price > 0:
-        turns[:] = -1
-        likely, few = _likely_code(net, stage, units, turns)
-        bits = _bits_of(net, stage, best, units, turns)
-        least += price * bits
-        if scores[likely] + price * few < least:
-            best, least = likely, scores[likely] + price * few
+        likely = _least_bits(net, stage, units, turns, bounds)
+        among = net.nodes.shape[1] // len(bounds)
+        least += price * _bits_of(net, stage, best, units, turns)
+        found = scores[likely] + price * _bits_of(net, stage, likely, units, turns)
+        if found < least:
+            best, least = likely, found
         for code in range(size):
-            # Hardly any code takes fewer bits than that one.
-            if scores[code] < least - few * price:
-                bits = _bits_of(net, stage, code, units, turns)
-                if scores[code] + price * bits < least:
-                    best, least = code, scores[code] + price * bits
+            # Two looks before the bits are known: most codes are far away.
+            if scores[code] < least:
+                bound = price * bounds[net.rank[stage, code] // among]
+                if scores[code] + bound < least:
+                    bits = _bits_of(net, stage, code, units, turns)
+                    if scores[code] + price * bits < least:
+                        best, least = code, scores[code] + price * bits
     for index in range(width):
         latents[frame, start + index] -= search.books[stage, index, best]
     return best
@@ -226,6 +256,7 @@ def code_rows(
     units = np.empty(net.second.shape[1])
     scores = np.empty(search.books.shape[2], np.float32)
     turns = np.empty(net.nodes.shape[1], np.int64)
+    bounds = np.empty(min(_BOUNDS, net.nodes.shape[1]))
     lasts = cells[3]
     recorded = 0
     for row in range(rows):
@@ -246,7 +277,7 @@ def code_rows(
                     price = search.first_price[group, max(lasts[frame, 0], 0)]
                 codes[row, index] = _choose(
                     *(net, search, stage, latents, frame),
-                    *(price, units, scores, turns),
+                    *(price, units, scores, turns, bounds),
                 )
             code = codes[row, index] if mode != DECODE else 0
             code, spent = _code_turns(mode, coder, buffer, net, stage, code, units)

@@ -168,6 +168,4 @@ def undelayed(shifted: np.ndarray) -> np.ndarray:
 def check_pattern(pattern: str) -> None:
     """Raise ValueError if there is no such pattern."""
     if pattern not in PATTERNS:
-        raise ValueError(
-            f"interleaving: {pattern!r} is none of {', '.join(PATTERNS)}"
-        )
+        raise ValueError(f"interleaving: {pattern!r} is none of {', '.join(PATTERNS)}")

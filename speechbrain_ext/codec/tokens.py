@@ -105,7 +105,9 @@ class CodeTokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise TokenError(f"CodeTokenizer: no SentencePiece model: {error}") from None
+            raise TokenError(
+                f"CodeTokenizer: no SentencePiece model: {error}"
+            ) from None
         self.vocab_size = self._processor.get_piece_size()
         pieces = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
         symbols = _symbols("".join(pieces[NUM_SPECIAL:]))
@@ -230,8 +232,8 @@ class CodeTokenizer:
         wrong = (tokens < 0) | (tokens >= self.vocab_size) | (tokens == UNK_ID)
         if wrong.any():
             raise ValueError(
-                f"CodeTokenizer: token {tokens[wrong][0]} stands for no code; there are "
-                f"{NUM_SPECIAL} to {self.vocab_size - 1}"
+                f"CodeTokenizer: token {tokens[wrong][0]} stands for no code; "
+                f"codes are {NUM_SPECIAL} to {self.vocab_size - 1}"
             )
         ends = np.flatnonzero(tokens == EOS_ID)
         if len(ends):
@@ -250,7 +252,7 @@ class CodeTokenizer:
         )
 
     def facts(self) -> dict:
-        """What `load` asks for beside the model, as JSON takes it."""
+        """Return what `load` asks for beside the model, as JSON takes it."""
         return {
             "sha256": self.digest,
             "num_codebooks": self.num_codebooks,
@@ -371,8 +373,8 @@ def _learn(sequences: list[np.ndarray], num_symbols: int, vocab_size: int) -> by
             raise TokenError(f"CodeTokenizer: SentencePiece: {error}") from None
         largest = int(most[1])
         raise VocabularyError(
-            f"CodeTokenizer: vocab_size {vocab_size} is too large: this speech has runs "
-            f"of codes for at most {largest} tokens",
+            f"CodeTokenizer: vocab_size {vocab_size} is too large: this speech has "
+            f"runs of codes for at most {largest} tokens",
             smallest,
             largest,
         ) from None

@@ -27,7 +27,7 @@ from speechbrain_ext.files import atomic_folder, write_json
 from speechbrain_ext.models.codec import NestedRates
 from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.tasks.codec.encoded import EncodedFile
-from speechbrain_ext.tasks.codec.rates import quantizers_of
+from speechbrain_ext.tasks.codec.rates import check_rates
 from speechbrain_ext.tasks.codec.vocabulary import (
     Encoded,
     learn_tokenizer,
@@ -174,7 +174,8 @@ def _codebooks_of(codec, codebooks: int | None, kbps: float | None) -> int:
     if codebooks is not None and kbps is not None:
         raise UserError("tokenize: --codebooks and --token_kbps: give one of them")
     if kbps is not None:
-        return quantizers_of(codec, [kbps], "token_kbps")[0]
+        check_rates(codec, [kbps], "token_kbps")
+        return codec.kbps_to_quantizers(kbps)
     if codebooks is None:
         return min(CODEBOOKS, most)
     if not 1 <= codebooks <= most:

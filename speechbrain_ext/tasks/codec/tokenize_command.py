@@ -61,9 +61,7 @@ def command(experiment, data, **settings):
         click.echo(f"tokenize: skipped: {record['skipped']}")
         return
     print_table(tokens_table(record), Console())
-    facts, model = record["tokenizer"], record["model"]
     click.echo(
-        f"{record['verified']['utterances']} utterances come back from their tokens as "
-        f"the codec's own codes and waveforms, {facts['num_codebooks']} codebooks at "
-        f"{model['kbps']:g} kbps, {facts['pattern']}"
+        f"{record['verified']['utterances']} utterances: codes and waveforms come back "
+        f"from their tokens as the codec's own; written: {experiment}/tokens"
     )

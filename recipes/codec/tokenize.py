@@ -13,7 +13,7 @@ if __name__ == "tokenize":
     spec.loader.exec_module(sys.modules["tokenize"])
 else:
     from speechbrain_ext.cli import run
-    from speechbrain_ext.tasks.codec.tokenize_command import command
+    from speechbrain_ext.codec.tokenize_command import command
 
     if __name__ == "__main__":
         sys.exit(run(command, sys.argv[1:], "tokenize.py"))

@@ -19,9 +19,17 @@ NOTE = (
 
 
 def read_tokens(folder: Path) -> dict[str, Any]:
-    """Read ``tokens/tokens.json`` of an experiment; empty if there are no tokens."""
+    """Read ``tokens/tokens.json`` of an experiment; empty if there are no tokens.
+
+    So it is, too, if the file is not what the stage tokenize wrote: a report goes
+    without then.
+    """
     found = read_json(Path(folder) / "tokens" / "tokens.json")
-    return found if found.get("splits") and found.get("tokenizer") else {}
+    try:
+        tokens_table(found)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return found
 
 
 def tokens_table(record: dict[str, Any]) -> Table:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,42 +16,18 @@ from speechbrain_ext.codec.interleaving import (
     deinterleave,
     interleave,
 )
-from speechbrain_ext.errors import UserError
+from speechbrain_ext.codec.pieces import (
+    BOS_ID,
+    EOS_ID,
+    NUM_SPECIAL,
+    PAD_ID,
+    UNK_ID,
+    TokenError,
+    learn_model,
+    symbols_of,
+    text_of,
+)
 from speechbrain_ext.files import atomic_path
-
-PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
-NUM_SPECIAL = 4
-
-#: Characters for symbols: the private-use planes 15 and 16, less the last two of each,
-#: which are no characters. Plane 0 has only 6,400.
-_PLANES = (0xF0000, 0x100000)
-_PLANE_SIZE = 0xFFFE
-MAX_SYMBOLS = len(_PLANES) * _PLANE_SIZE
-
-#: Symbols of one training sentence: SentencePiece keeps positions in 16 bits.
-_SENTENCE = 2**14
-#: Codes that one token may stand for.
-_MAX_PIECE = 64
-
-
-class TokenError(UserError):
-    """Tokens can't be made this way, or are not what the stage tokenize wrote."""
-
-
-class VocabularyError(TokenError):
-    """There can be no vocabulary of that size.
-
-    Arguments
-    ---------
-    message : str
-        For people.
-    smallest, largest : int
-        What there can be.
-    """
-
-    def __init__(self, message: str, smallest: int, largest: int):
-        super().__init__(message)
-        self.smallest, self.largest = smallest, largest
 
 
 class CodeTokenizer:
@@ -110,7 +84,7 @@ class CodeTokenizer:
             ) from None
         self.vocab_size = self._processor.get_piece_size()
         pieces = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
-        symbols = _symbols("".join(pieces[NUM_SPECIAL:]))
+        symbols = symbols_of("".join(pieces[NUM_SPECIAL:]))
         number = num_codebooks * codebook_size
         if set(symbols.tolist()) != set(range(number)):
             raise TokenError(
@@ -171,7 +145,7 @@ class CodeTokenizer:
                 f"CodeTokenizer: utterances must have the same codebooks, got {numbers}"
             )
         sequences = [interleave(c, codebook_size, pattern) for c in utterances]
-        model = _learn(sequences, numbers[0] * codebook_size, vocab_size)
+        model = learn_model(sequences, numbers[0] * codebook_size, vocab_size)
         return cls(model, numbers[0], codebook_size, pattern)
 
     @functools.cached_property
@@ -202,7 +176,7 @@ class CodeTokenizer:
             raise ValueError(
                 f"CodeTokenizer: is of {self.num_codebooks} codebooks, got {len(codes)}"
             )
-        text = _text(interleave(codes, self.codebook_size, self.pattern))
+        text = text_of(interleave(codes, self.codebook_size, self.pattern))
         return np.array(self._processor.encode(text), np.int32)
 
     def decode(
@@ -298,84 +272,3 @@ class CodeTokenizer:
                 "them again: ./run.sh --stage tokenize --force"
             )
         return cls(model, **asked)
-
-
-def _text(symbols: np.ndarray) -> str:
-    """Symbols as characters."""
-    plane, place = np.divmod(symbols, _PLANE_SIZE)
-    points = np.take(_PLANES, plane) + place
-    return points.astype("<u4").tobytes().decode("utf-32-le")
-
-
-def _symbols(text: str) -> np.ndarray:
-    """Characters as symbols; -1 for others."""
-    points = np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.int64)
-    symbols = np.full(len(points), -1)
-    for index, first in enumerate(_PLANES):
-        inside = (points >= first) & (points < first + _PLANE_SIZE)
-        symbols[inside] = points[inside] - first + index * _PLANE_SIZE
-    return symbols
-
-
-def _learn(sequences: list[np.ndarray], num_symbols: int, vocab_size: int) -> bytes:
-    """Train SentencePiece on sequences of symbols."""
-    if num_symbols > MAX_SYMBOLS:
-        raise TokenError(
-            f"CodeTokenizer: {num_symbols} codes are more than the {MAX_SYMBOLS} "
-            "characters there are for them; take fewer codebooks"
-        )
-    smallest = num_symbols + NUM_SPECIAL
-
-    def sentences():
-        # Every code alone, so that each has a token: what training did not hear would
-        # be unknown else. A single character makes no pair, so it counts for no run.
-        yield from _text(np.arange(num_symbols))
-        for sequence in sequences:
-            for start in range(0, len(sequence), _SENTENCE):
-                yield _text(sequence[start : start + _SENTENCE])
-
-    if vocab_size < smallest:
-        raise VocabularyError(
-            f"CodeTokenizer: vocab_size {vocab_size} is too small: {num_symbols} codes "
-            f"and {NUM_SPECIAL} special tokens need at least {smallest}",
-            smallest,
-            vocab_size,
-        )
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=sentences(),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            # As they are: no normalisation, no space before, no character left out.
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            character_coverage=1.0,
-            byte_fallback=False,
-            # Nothing of what these look for is in codes.
-            split_by_unicode_script=False,
-            split_by_whitespace=False,
-            split_by_number=False,
-            max_sentencepiece_length=_MAX_PIECE,
-            max_sentence_length=8 * _SENTENCE,  # in bytes; longer would be left out
-            pad_id=PAD_ID,
-            bos_id=BOS_ID,
-            eos_id=EOS_ID,
-            unk_id=UNK_ID,
-            num_threads=1,  # it is written into the model
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        most = re.search(r"value <= (\d+)", str(error))
-        if not most:
-            raise TokenError(f"CodeTokenizer: SentencePiece: {error}") from None
-        largest = int(most[1])
-        raise VocabularyError(
-            f"CodeTokenizer: vocab_size {vocab_size} is too large: this speech has "
-            f"runs of codes for at most {largest} tokens",
-            smallest,
-            largest,
-        ) from None
-    return model.getvalue()

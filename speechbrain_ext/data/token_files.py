@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from speechbrain_ext.codec.tokens import CodeTokenizer, TokenError
+from speechbrain_ext.codec.pieces import TokenError
+from speechbrain_ext.codec.tokens import CodeTokenizer
 from speechbrain_ext.files import read_json
 
 FOLDER = "tokens"

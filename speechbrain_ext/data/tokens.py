@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from speechbrain_ext.codec.tokens import CodeTokenizer, TokenError
+from speechbrain_ext.codec.pieces import TokenError
+from speechbrain_ext.codec.tokens import CodeTokenizer
 from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.data.token_files import (
     LINES,

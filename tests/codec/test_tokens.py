@@ -8,19 +8,19 @@ import pytest
 import sentencepiece
 
 from speechbrain_ext.codec.interleaving import PATTERNS, interleave
+from speechbrain_ext.codec.pieces import (
+    MAX_SYMBOLS,
+    NUM_SPECIAL,
+    TokenError,
+    VocabularyError,
+)
 from speechbrain_ext.codec.token_figures import (
     coded_bits,
     count_tokens,
     entropy_bits,
     stream_figures,
 )
-from speechbrain_ext.codec.tokens import (
-    MAX_SYMBOLS,
-    NUM_SPECIAL,
-    CodeTokenizer,
-    TokenError,
-    VocabularyError,
-)
+from speechbrain_ext.codec.tokens import CodeTokenizer
 
 
 def corpus(books=2, size=16, utterances=6, frames=120, seed=0):

@@ -10,8 +10,9 @@ from speechbrain.dataio.batch import PaddedBatch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from speechbrain_ext.codec.pieces import TokenError
 from speechbrain_ext.codec.token_figures import count_tokens, entropy_bits
-from speechbrain_ext.codec.tokens import CodeTokenizer, TokenError
+from speechbrain_ext.codec.tokens import CodeTokenizer
 from speechbrain_ext.data.token_files import (
     LINES,
     MODEL,

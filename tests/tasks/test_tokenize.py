@@ -12,8 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from speechbrain_ext.codec.pieces import VocabularyError
 from speechbrain_ext.codec.tokenize_command import command
-from speechbrain_ext.codec.tokens import CodeTokenizer, VocabularyError
+from speechbrain_ext.codec.tokens import CodeTokenizer
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.data.loader import read_samples
 from speechbrain_ext.data.manifest import ManifestError, read_manifest, write_manifest
@@ -132,6 +133,7 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(
     folder,
     tmp_path,
     monkeypatch,
+    capsys,
 ):
     shutil.copytree(folder, tmp_path / "other")
     tokenize(tmp_path / "other", data, vocab_size=60)
@@ -151,6 +153,7 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(
     with open(half, "ab") as stream:
         stream.write(b'{"utt_id":"cut o')  # as a kill leaves it
     tokenize(folder, data, vocab_size=60)
+    assert "goes on: 3 of 7 utterances" in capsys.readouterr().err
     assert len(seen) == 4 + 4  # three of seven were there
     assert content(folder / "tokens") == content(tmp_path / "other" / "tokens")
     assert not half.exists()

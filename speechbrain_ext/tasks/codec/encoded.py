@@ -58,6 +58,9 @@ class EncodedFile:
     def __exit__(self, *_) -> None:
         self._stream.close()
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def find(self, utterance: Utterance) -> np.ndarray | None:
         """Return an utterance's codes if known, int32 [num_codebooks, num_frames]."""
         return self._known.get((utterance.utt_id, utterance.sha256))

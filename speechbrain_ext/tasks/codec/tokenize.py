@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,8 +191,13 @@ def _codebooks_of(codec, codebooks: int | None, kbps: float | None) -> int:
 def _encode(codec, sets, number: int, file: EncodedFile) -> Iterator[Encoded]:
     """Codes of all utterances; those that are in the file are not computed again."""
     device = next(codec.buffers()).device
+    total = sum(map(len, sets.values()))
+    if len(file):
+        print(
+            f"tokenize: goes on: {len(file)} of {total} utterances were encoded before",
+            file=sys.stderr,
+        )
     with progress_bar() as progress:
-        total = sum(map(len, sets.values()))
         task = progress.add_task("encode", total=total, unit="utterances")
         for role, utterances in sets.items():
             for utterance in utterances.values():

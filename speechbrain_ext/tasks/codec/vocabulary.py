@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from speechbrain_ext.codec.pieces import NUM_SPECIAL, VocabularyError
 from speechbrain_ext.codec.token_figures import count_tokens, stream_figures
-from speechbrain_ext.codec.tokens import NUM_SPECIAL, CodeTokenizer, VocabularyError
+from speechbrain_ext.codec.tokens import CodeTokenizer
 from speechbrain_ext.data.manifest import Utterance
 from speechbrain_ext.data.sampler import generator_for
 

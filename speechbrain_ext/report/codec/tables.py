@@ -9,6 +9,7 @@ from speechbrain_ext.report.codec.results import (
     margins_over_opus,
     rate_digits,
 )
+from speechbrain_ext.report.codec.tokens import NOTE, tokens_table
 from speechbrain_ext.report.tables import Page, Table
 
 LABELS = {"ours": "ours", "fidelity": "ours, SNR held", "opus": "Opus"}
@@ -26,10 +27,12 @@ RATE_NOTES = {
 def codec_page(results: dict[str, Any]) -> Page:
     """Say what stands on the page of a codec, in order."""
     table = score_table(results)
+    tokens = results.get("tokens")
     return Page(
         str(results["conditions"].get("model") or "Codec"),
         f"{table.title}. Scored {results['created']}.",
         [part for part in (table, margin_table(results), rate_note(results)) if part],
+        [tokens_table(tokens), NOTE] if tokens else [],
     )
 
 

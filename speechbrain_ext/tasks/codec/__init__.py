@@ -32,4 +32,4 @@ REQUIRED_KEYS = (
     "checkpointer",
     "train_logger",
 )
-OPTIONAL_KEYS = ("nan_guard", "keep_quarantined")
+OPTIONAL_KEYS = ("nan_guard", "keep_quarantined", "discriminator_opt_class")

@@ -132,7 +132,9 @@ class CodecBrain(TaskBrain):
             self.log_epoch(
                 epoch, {"snr": snr, **stats, "nonfinite": self.valid_rejected}
             )
-            # The guarded checkpointer verifies the state, and a NaN is never the best.
-            self.checkpointer.save_and_keep_only(
-                meta={"snr": snr, "epoch": epoch}, max_keys=["snr"]
-            )
+            self.keep_checkpoint({"snr": snr, "epoch": epoch})
+
+    def keep_checkpoint(self, meta: dict) -> None:
+        """Keep the newest checkpoint and the best one; `load_best` finds it."""
+        # The guarded checkpointer verifies the state, and a NaN is never the best.
+        self.checkpointer.save_and_keep_only(meta=meta, max_keys=["snr"])

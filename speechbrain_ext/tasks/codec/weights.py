@@ -71,7 +71,10 @@ def load_codec(
 def load_best(
     codec: torch.nn.Module, save_folder: Path, *, stage: str = "evaluate"
 ) -> Checkpoint:
-    """Load the checkpoint with the highest valid SNR, and return it.
+    """Load the best checkpoint, and return it.
+
+    The best has the highest valid SNR, or, of a codec that was trained against a
+    discriminator, the smallest mel distance on the valid files.
 
     Raises
     ------
@@ -85,7 +88,9 @@ def load_best(
             f"{stage}: no checkpoint in {save_folder}; train first: {train}"
         )
     try:
-        found = checkpointer.recover_if_possible(max_key="snr")
+        adversarial = any("mel" in c.meta for c in checkpointer.list_checkpoints())
+        best = {"min_key": "mel"} if adversarial else {"max_key": "snr"}
+        found = checkpointer.recover_if_possible(**best)
     except UserError:  # damaged, and it says which file
         raise
     except (

@@ -60,8 +60,6 @@ class Faulty(AdversarialCodecBrain):
             logits[0] = logits[0] * torch.nan
         elif fault == "gradient":  # of the discriminator alone
             heard.real.logits[0].register_hook(lambda grad: grad * torch.inf)
-        elif fault == "overflow":
-            heard.real.logits[0].register_hook(lambda grad: grad * 1e30)
         elif fault == "feature":
             heard.fake.features[1][2] = heard.fake.features[1][2] / 0
         elif fault == "codec":
@@ -97,13 +95,15 @@ def make(folder, kind=AdversarialCodecBrain, *, norm="spectral", **options):
     mel = MultiResolutionMelLoss(fft_sizes=[256, 128], num_mels=[10, 5])
     options = {"start_step": 2, "update_probability": 2 / 3, "seed": 1, **options}
     modules = {
-        "codec": SEANetCodec(rvq, channels=2, strides=(2, 4)),
+        "codec": SEANetCodec(rvq, channels=2, strides=(4,), dilations=(1,)),
         "reconstruction": ReconstructionLoss(
             {"l1": WaveformL1Loss(), "mel": mel}, {"l1": 0.1, "mel": 1.0}
         ),
         "feature_matching": FeatureMatchingLoss(),
         "balancer": LossBalancer(WEIGHTS),
-        "discriminator": MultiScaleSTFTDiscriminator([128, 64], channels=2, norm=norm),
+        "discriminator": MultiScaleSTFTDiscriminator(
+            [128, 64], channels=2, dilations=[1], norm=norm
+        ),
         "discriminator_schedule": DiscriminatorSchedule(**options),
     }
     # Without the cosine, whose length counts the bad batches, too.
@@ -118,7 +118,7 @@ def make(folder, kind=AdversarialCodecBrain, *, norm="spectral", **options):
         "test_interval": 9,
         "train_loggers": [FileTrainLogger(str(folder / "lines.txt"), precision=6)],
         "vq_weight": 1.0,
-        "valid_kbps": [12.0],
+        "valid_kbps": [24.0],
         "discriminator_opt_class": lambda p: Stumbling(p, 1e-3, betas=(0.5, 0.9)),
         "nan_guard": NonFinitePolicy(clip_scope="all", quarantine=False),
     }
@@ -157,7 +157,7 @@ def left_by(data, **options):
 
 @functools.cache
 def clean(**options):
-    return left_by(batches(4), **options)
+    return left_by(batches(3), **options)
 
 
 def test_both_sides_learn_and_the_start_is_the_codecs_alone(tmp_path):
@@ -215,7 +215,7 @@ def test_gradients_stay_on_their_side(tmp_path):
             for rs, fs in zip(wanted.features, heard.features, strict=True)
             for r, f in zip(rs, fs, strict=True)
         )
-        / 10,
+        / 6,
     }
     total = 0.0
     for name, term in terms.items():
@@ -240,16 +240,16 @@ def torch_stage():
 
 
 def test_a_run_has_the_same_bits_twice():
-    assert differences(clean()[1], left_by(batches(4))[1]) == []
+    assert differences(clean()[1], left_by(batches(3))[1]) == []
 
 
 #: Where a batch is bad; the discriminator's own loss has no other way to the codec.
-FAULTS = ["input", "real", "fake", "gradient", "overflow", "feature", "codec", "raised"]
+FAULTS = ["input", "real", "fake", "gradient", "feature", "codec", "raised"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_batch_that_is_bad_for_one_side_leaves_no_trace(fault):
-    data = batches(4)
+    data = batches(3)
     data[2:2] = batches(1, fault=fault, seed=9)
     brain, left = left_by(data, start_step=0, update_probability=1.0)
     assert brain.health.rejected == 1
@@ -257,10 +257,10 @@ def test_a_batch_that_is_bad_for_one_side_leaves_no_trace(fault):
     assert differences(wanted, left) == []
 
 
-@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize("place", [0, 3])
 def test_a_discriminator_that_fails_in_its_step_undoes_the_codecs(place):
     """The codec's optimizer has stepped by then, and the discriminator's half-way."""
-    data = batches(4)
+    data = batches(3)
     data[place:place] = batches(1, fault="step", seed=9)
     brain, left = left_by(data, start_step=0, update_probability=1.0)
     assert brain.health.rejected == 1
@@ -270,8 +270,8 @@ def test_a_discriminator_that_fails_in_its_step_undoes_the_codecs(place):
 
 def test_bad_batches_before_and_after_the_start_move_no_turn():
     """Which batches the discriminator learns from depends on the good ones alone."""
-    data = batches(4)
-    for place in (3, 0):
+    data = batches(3)
+    for place in (2, 0):
         data[place:place] = batches(1, fault="input", seed=90 + place)
     brain, left = left_by(data)
     assert brain.health.rejected == 2
@@ -368,8 +368,9 @@ def test_one_line_tells_of_a_win_of_a_collapse_and_nothing_else():
         watch = watch or DiscriminatorWatch(window=4)
         said = []
         for _ in range(4 * windows):
-            watch.add(torch.tensor(real), torch.tensor(fake))
-            said.append(watch.look())
+            watch = watch.with_batch(torch.tensor(real), torch.tensor(fake))
+            watch, line = watch.looked_at()
+            said.append(line)
         return watch, [line for line in said if line]
 
     assert after(0.9, 0.8)[1] == []
@@ -377,9 +378,10 @@ def test_one_line_tells_of_a_win_of_a_collapse_and_nothing_else():
     assert len(said) == 1  # not once per window
     assert "wins" in said[0]
     assert "\n" not in said[0]
-    _, said = after(0.0, 1.0, watch)
+    watch, said = after(0.0, 1.0, watch)
     assert "no better than chance" in said[0]
-    assert after(0.7, 0.8, watch)[1] == []
+    watch, said = after(0.7, 0.8, watch)
+    assert said == []
     assert "wins" in after(1.0, 1.0, watch)[1][0]
     with pytest.raises(ValueError, match="window"):
         DiscriminatorWatch(0)

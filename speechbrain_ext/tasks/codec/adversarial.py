@@ -162,7 +162,8 @@ class AdversarialCodecBrain(CodecBrain):
         super().on_fit_batch_end(batch, outputs, loss, should_step)
         if should_step:
             self.modules.discriminator_schedule.advance()
-        if (warning := self.watch.look()) is not None:
+        self.watch, warning = self.watch.looked_at()
+        if warning is not None:
             logger.warning(warning)
 
     def compute_forward(self, batch, stage):
@@ -217,7 +218,7 @@ class AdversarialCodecBrain(CodecBrain):
                 total = total + terms["discriminator"]
             accuracies = discriminator_accuracy(real.logits, fake.logits)
             terms["real_accuracy"], terms["fake_accuracy"] = accuracies
-            self.watch.add(*accuracies)
+            self.watch = self.watch.with_batch(*accuracies)
         self.remember({"loss": total, **terms})
         return total
 

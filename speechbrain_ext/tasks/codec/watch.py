@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 
 #: Of real and of generated, so much right is a win of the discriminator,
@@ -10,65 +12,71 @@ _WIN = 0.995
 _CHANCE = 0.505
 
 
+@dataclass(frozen=True)
 class DiscriminatorWatch:
-    """Looks at a discriminator's accuracy once per window, without waiting for it.
+    """A discriminator's accuracy, looked at once per window without waiting for it.
+
+    Never changed but replaced, so that a Brain which holds one has the old one back
+    with a batch that is rejected.
 
     Arguments
     ---------
     window : int
         Batches that are looked at together (>= 1).
-
-    Attributes
-    ----------
     state : str
         ``"fair"``, ``"wins"`` or ``"collapsed"``, of the last full window.
+    count : int
+        Batches of this window so far.
+    sums : torch.Tensor or None
+        Of both accuracies over them, on the device, [2].
 
     Example
     -------
     >>> watch = DiscriminatorWatch(window=2)
     >>> for _ in range(2):
-    ...     watch.add(torch.tensor(1.0), torch.tensor(1.0))
-    >>> print(watch.look()[:54])
-    discriminator: 100.0 % right over the last 2 batches:
+    ...     watch = watch.with_batch(torch.tensor(1.0), torch.tensor(1.0))
+    >>> watch, warning = watch.looked_at()
+    >>> watch.state, warning[:53]
+    ('wins', 'discriminator: 100.0 % right over the last 2 batches:')
     """
 
-    def __init__(self, window: int = 1000):
-        if window < 1:
-            raise ValueError(f"DiscriminatorWatch: window must be >= 1, got {window}")
-        self.window = window
-        self.state = "fair"
-        self.count = 0
-        #: of both accuracies, on the device
-        self.sums: torch.Tensor | None = None
+    window: int = 1000
+    state: str = "fair"
+    count: int = 0
+    sums: torch.Tensor | None = None
 
-    def add(self, real: torch.Tensor, fake: torch.Tensor) -> None:
-        """Add one batch's accuracies; rebinding, so that a rejected one is undone."""
+    def __post_init__(self) -> None:
+        """Refuse a window that never ends."""
+        if self.window < 1:
+            raise ValueError(
+                f"DiscriminatorWatch: window must be >= 1, got {self.window}"
+            )
+
+    def with_batch(self, real: torch.Tensor, fake: torch.Tensor) -> DiscriminatorWatch:
+        """Return a watch that has also seen one batch's accuracies, scalars."""
         both = torch.stack([real, fake])
-        self.sums = both if self.sums is None else self.sums + both
-        self.count += 1
+        sums = both if self.sums is None else self.sums + both
+        return replace(self, count=self.count + 1, sums=sums)
 
-    def look(self) -> str | None:
-        """Return a warning at the end of a window whose state is new and not fair."""
+    def looked_at(self) -> tuple[DiscriminatorWatch, str | None]:
+        """Return what goes on, and a warning where a window ends in a new bad state."""
         if self.sums is None or self.count < self.window:
-            return None
+            return self, None
         real, fake = (self.sums / self.count).tolist()
-        batches, before = self.count, self.state
-        self.sums, self.count = None, 0
-        mean = (real + fake) / 2
-        won = min(real, fake) >= _WIN
-        self.state = "wins" if won else "collapsed" if mean <= _CHANCE else "fair"
-        if self.state in ("fair", before):
-            return None
-        start = f"discriminator: {mean:.1%} right over the last {batches} batches"
-        start = start.replace("%", " %")
+        mean, won = (real + fake) / 2, min(real, fake) >= _WIN
+        state = "wins" if won else "collapsed" if mean <= _CHANCE else "fair"
+        after = DiscriminatorWatch(self.window, state)
+        if state in ("fair", self.state):
+            return after, None
+        start = f"discriminator: {100 * mean:.1f} % right over the last {self.count}"
         if won:
-            return (
-                f"{start}: it wins, and the codec learns little from it. Next: a lower "
-                "--discriminator_schedule.update_probability or "
+            return after, (
+                f"{start} batches: it wins, and the codec learns little from it. Next: "
+                "a lower --discriminator_schedule.update_probability or "
                 "--discriminator_schedule.learning_rate_scale"
             )
-        return (
-            f"{start}, no better than chance: it has collapsed, or lags. Next: "
+        return after, (
+            f"{start} batches, no better than chance: it has collapsed, or lags. Next: "
             "a higher --discriminator_schedule.update_probability, or, if its loss "
             "stays at 2, a lower --learning_rate"
         )

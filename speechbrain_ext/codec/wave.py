@@ -10,6 +10,7 @@ from torch import nn
 
 from speechbrain_ext.codec import bands, coefficients, envelope
 from speechbrain_ext.codec.learn import fit_unary_net
+from speechbrain_ext.codec.post_filter import Decoded, decoded_of
 from speechbrain_ext.codec.rate_control import find_crossing
 from speechbrain_ext.codec.settings import WaveSettings
 from speechbrain_ext.codec.signal import SignalCoder, Symbols
@@ -29,6 +30,8 @@ _FLAT_DENSITIES = (0.1, 0.2, 0.35)
 _THRESHOLD = 0.36
 #: Frames to learn from, at most; more change nothing.
 _MOST_FRAMES = 12_000
+#: A rate is met if no more than this part of it is left (as a logarithm to base 2).
+_NEAR_BITS = 0.006
 #: Steps at which sizes are measured, to guess from.
 _PROBES = (-96, 0, 96)
 
@@ -51,6 +54,8 @@ class WaveCoder(nn.Module):
         See `princen_bradley_window`.
     hidden : int
         Units of the network of coefficients; that of the envelope has fewer.
+    post_filter : PostFilter or None
+        Mends what is decoded; trained by whoever owns this.
 
     Example
     -------
@@ -70,9 +75,11 @@ class WaveCoder(nn.Module):
         hop_samples: int = 256,
         window: str = "kbd",
         hidden: int = 32,
+        post_filter: nn.Module | None = None,
     ):
         super().__init__()
         self.settings = settings
+        self.post_filter = post_filter
         self.sample_rate = sample_rate
         self.mdct = MDCT(hop_samples, window)
         self.edges = bands.band_edges(hop_samples, sample_rate)
@@ -124,12 +131,13 @@ class WaveCoder(nn.Module):
         levels = [bands.measure_envelope(x, self.edges) for x in spectra]
         kept = {"hidden": self.coefficients_first.shape[1], "steps": steps}
         kept |= {"seed": seed, "progress": progress}
-        found = self._examples(spectra, levels, rng)
+        features, symbols, at = self._examples(spectra, levels, rng)
         with torch.enable_grad():
             tensors, _ = fit_unary_net(
-                *found,
+                *(features, symbols),
                 coefficients.place_features(self.mdct.hop_samples),
                 coefficients.SYMBOLS,
+                at=at,
                 **kept,
             )
         self._keep("coefficients", tensors)
@@ -148,28 +156,31 @@ class WaveCoder(nn.Module):
             self._keep("envelope", tensors)
         self._measure_sizes(spectra, levels)
 
-    def _examples(self, spectra, levels, rng) -> tuple[np.ndarray, np.ndarray]:
-        """Features and symbols of frames, quantised finely and coarsely."""
+    def _examples(self, spectra, levels, rng) -> tuple[np.ndarray, ...]:
+        """Features, symbols and places of frames, quantised finely and coarsely."""
         sends = self.settings.sends_envelope
         densities = _DENSITIES if sends else _FLAT_DENSITIES
         total = len(densities) * sum(map(len, spectra))
         share = min(1.0, _MOST_FRAMES / total)
-        features, symbols = [], []
+        features, symbols, at = [], [], []
         for x, level in zip(spectra, levels, strict=True):
             for density in densities:
                 step = self._step_of_density(x, level, density)
                 steps, promised = self._steps(level, step, len(x))
                 exact = np.abs(x) / 2.0 ** (steps / 256)
                 rows = np.floor(exact + _THRESHOLD).astype(np.int64)
-                chosen = rng.random(len(x)) < share
-                if not chosen.any():
-                    continue
-                shaped = (steps, promised) if sends else None
+                chosen = np.broadcast_to(rng.random((len(x), 1)) < share, x.shape)
+                shaped = None
+                if sends:
+                    shaped = (steps, promised)
+                    silent = promised[:, 1] - steps < coefficients.SILENT_PROMISE
+                    rows[silent] = 0
+                    chosen = chosen & ~silent
                 found = coefficients.all_features(rows, shaped)
-                found = found.reshape(*rows.shape, -1)[chosen]
-                features.append(found.reshape(-1, found.shape[-1]))
-                symbols.append(coefficients.symbols_of(rows[chosen]).ravel())
-        return np.concatenate(features), np.concatenate(symbols)
+                features.append(found.reshape(*rows.shape, -1)[chosen])
+                symbols.append(coefficients.symbols_of(rows[chosen]))
+                at.append(np.nonzero(chosen)[1])
+        return tuple(map(np.concatenate, (features, symbols, at)))
 
     def _step_of_density(self, x, level, density: float) -> int:
         """Step with which so large a part of the coefficients is not zero."""
@@ -205,7 +216,7 @@ class WaveCoder(nn.Module):
     def analyse(self, wave: np.ndarray) -> np.ndarray:
         """Return the spectrum of [time], float64 [frames, bins]."""
         signal = torch.from_numpy(np.asarray(wave, np.float32))[None]
-        return self.mdct(signal)[0].double().numpy()
+        return self.mdct(signal.to(self.mdct.dct.device))[0].double().cpu().numpy()
 
     def compress(
         self,
@@ -236,42 +247,66 @@ class WaveCoder(nn.Module):
         x = self.analyse(wave)
         level = bands.measure_envelope(x, self.edges)
         coder, price = self.coder(), self.settings.price
-        tried: dict[int, tuple[Symbols, float]] = {}
+        tried: dict[int, tuple[Symbols, bytes]] = {}
 
-        def quantised(at: int) -> tuple[Symbols, float]:
+        def coded(at: int) -> tuple[Symbols, bytes]:
             if at not in tried:
-                tried[at] = coder.quantise(x, level, at, price)
+                tried[at] = coder.compress(x, level, at, price)
             return tried[at]
 
         if bits is not None:
-            first = self._guess(x, bits)
-            step = find_crossing(lambda at: quantised(at)[1], bits, first)
+            step = find_crossing(
+                lambda at: np.log2(8 * len(coded(at)[1]) + 1),
+                np.log2(bits + 1),
+                self.guess(x, bits),
+                slope=self.size_line[1].item(),
+                near=_NEAR_BITS,
+            )
         elif snr is not None:
             power = float(np.square(x).sum())
 
             def ratio(at: int) -> float:
-                made = self._spectrum(quantised(at)[0], at, fill=False)
+                made = self.decoded(coded(at)[0], at).values[0].numpy()
                 error = float(np.square(x - made).sum())
                 return 10 * np.log10(max(power, 1e-30) / max(error, 1e-30))
 
-            first = _loudness(x) - round(snr * bands.STEPS_PER_OCTAVE / 6.02)
-            step = find_crossing(lambda at: ratio(at) - 1e-9, snr, first) - 1
+            slope = -6.02 / bands.STEPS_PER_OCTAVE
+            first = _loudness(x) + round(snr / slope)
+            above = np.nextafter(snr, -np.inf)
+            step = find_crossing(ratio, above, first, slope=slope) - 1
         step = int(np.clip(step, 0, bands.NUM_STEPS - 1))
-        return coder.encode(quantised(step)[0], step), step
+        return coded(step)[1], step
 
     def decompress(self, data: bytes, step: int, num_samples: int) -> np.ndarray | None:
-        """Undo `compress`; None if the bytes can't be of it. float64 [num_samples]."""
+        """Undo `compress`; None if the bytes can't be of it. float32 [num_samples]."""
         frames = self.mdct.num_frames(num_samples)
         symbols = self.coder().decode(data, frames, step)
         if symbols is None:
             return None
-        made = self._spectrum(symbols, step, fill=True)
-        return self.synthesise(made, num_samples)
+        return self.synthesise(self.decoded(symbols, step), num_samples)
 
-    def synthesise(self, spectrum: np.ndarray, num_samples: int) -> np.ndarray:
-        """Return the waveform of a spectrum, float64 [num_samples]."""
-        found = torch.from_numpy(spectrum)[None]
-        return self.mdct.inverse(found, length=num_samples)[0].double().numpy()
+    @torch.no_grad()
+    def synthesise(self, decoded: Decoded, num_samples: int) -> np.ndarray:
+        """Return the waveform of what was decoded, float32 [num_samples]."""
+        device = self.mdct.dct.device
+        decoded = Decoded(*(part.to(device) for part in decoded))
+        made = self.mdct.inverse(self.mended(decoded), length=num_samples)
+        return made[0].cpu().numpy()
+
+    def mended(self, decoded: Decoded, strength: float | None = None) -> torch.Tensor:
+        """Return a spectrum with the post-filter's change, [batch, frames, bins].
+
+        Arguments
+        ---------
+        decoded : Decoded
+        strength : float or None
+            Part of the change; None: that of the settings.
+        """
+        plain = decoded.values + decoded.noise
+        strength = self.settings.filter_strength if strength is None else strength
+        if self.post_filter is None or strength == 0:
+            return plain
+        return plain + strength * (self.post_filter(decoded) - plain)
 
     def coder(self) -> SignalCoder:
         """Return the coder of symbols, from the buffers as they are."""
@@ -295,19 +330,44 @@ class WaveCoder(nn.Module):
         bands.flat_steps(self._shape(), step, steps)
         return np.broadcast_to(steps, (frames, len(steps))), None
 
-    def _spectrum(self, symbols: Symbols, step: int, *, fill: bool) -> np.ndarray:
-        steps, _ = self._steps(symbols.envelope, step, len(symbols.rows))
-        part = self.settings.band_fill(self.num_bands)
-        return dequantise(
+    def quantise(self, x: np.ndarray, kbps: float) -> tuple[Symbols, int]:
+        """Quantise a spectrum to about so many kbps, and return the step.
+
+        Once, at the step that `learn` expects to give this rate: near enough to learn
+        from, at a fraction of what `compress` takes.
+        """
+        seconds = len(x) * self.mdct.hop_samples / self.sample_rate
+        step = int(
+            np.clip(self.guess(x, 1000 * kbps * seconds), 0, bands.NUM_STEPS - 1)
+        )
+        level = bands.measure_envelope(x, self.edges)
+        return self.coder().quantise(x, level, step, self.settings.price)[0], step
+
+    def decoded(self, symbols: Symbols, step: int, first: int = 0) -> Decoded:
+        """Return all that a decoder knows of symbols.
+
+        Arguments
+        ---------
+        symbols : Symbols
+        step : int
+        first : int
+            Number of the first frame; the noise depends on it.
+        """
+        steps, levels = self._steps(symbols.envelope, step, len(symbols.rows))
+        values, noise = dequantise(
             symbols,
             steps,
             self.edges,
-            centroids=self.centroids.numpy(),
-            fill=part if fill else np.zeros_like(part),
+            centroids=self.centroids.cpu().numpy(),
+            fill=self.settings.band_fill(self.num_bands),
             fill_cap=self.settings.fill_cap,
+            first=first,
         )
+        levels = np.zeros_like(steps) if levels is None else levels[:, 1]
+        return decoded_of(symbols.rows, values, noise, steps, levels)
 
-    def _guess(self, x: np.ndarray, bits: float) -> int:
+    def guess(self, x: np.ndarray, bits: float) -> int:
+        """Return a step that may take about so many bits for a spectrum."""
         start, slope = self.size_line.tolist()
         wanted = np.log2(max(bits, 1) / x.size)
         return _loudness(x) + round((wanted - start) / slope if slope else 0)

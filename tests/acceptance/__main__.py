@@ -24,6 +24,8 @@ from tests.acceptance import (
     sharing,
     speaker,
     speaker_safety,
+    wave,
+    wave_ablation,
 )
 from tests.acceptance.runs import DOCS, ROOT
 
@@ -49,6 +51,9 @@ PARTS: dict[str, Callable[[], dict]] = {
     "speaker_faults": speaker_safety.faults,
     "speaker_nan_score": speaker_safety.nan_score,
     "speaker_kill": speaker_safety.kill,
+    "wave_ablation": wave_ablation.ablation,
+    "wave_festival": wave.festival,
+    "wave_human": wave.human,
 }
 
 

@@ -346,15 +346,6 @@ def test_bfloat16_computes_the_losses_in_float32(tmp_path):
     assert all(torch.isfinite(p.grad).all() for p in brain.modules.parameters())
 
 
-def test_the_best_checkpoint_has_the_smallest_mel_distance(tmp_path):
-    brain = make(tmp_path)
-    for epoch, mel in enumerate((2.0, 1.0, 3.0, float("nan"))):
-        brain.valid_mel = [mel]
-        brain.keep_checkpoint({"snr": float(epoch), "epoch": epoch})
-    best = brain.checkpointer.find_checkpoint(min_key="mel")
-    assert (best.meta["epoch"], best.meta["mel"]) == (1, 1.0)
-
-
 def test_turns_are_a_share_of_the_steps_and_a_function_of_the_seed():
     schedule = DiscriminatorSchedule(10, 2 / 3, seed=5)
     turns = [schedule.learns_at(step) for step in range(3010)]
@@ -420,7 +411,7 @@ def _judge_rightly(module, args, heard):
     ("change", "message"),
     [
         (lambda m: m.balancer.weights.pop("feature"), "no weight for feature"),
-        (lambda m: m.reconstruction.terms.pop("mel"), "no term 'mel'"),
+        (lambda m: m.balancer.weights.pop("l1"), "no weight for l1"),
     ],
 )
 def test_modules_that_do_not_fit_each_other_are_a_message(tmp_path, change, message):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +23,6 @@ from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.watch import DiscriminatorWatch
 
 logger = logging.getLogger(__name__)
-
-#: Validation files are filled up with silence to so many seconds for the mel distance.
-_SHORTEST_SECONDS = 0.25
 
 
 @dataclass
@@ -62,10 +58,9 @@ class AdversarialCodecBrain(CodecBrain):
     Arguments
     ---------
     modules : dict
-        As for `CodecBrain`, ``reconstruction`` with a term ``mel``; and
-        ``discriminator`` (`MultiScaleSTFTDiscriminator`), ``feature_matching``
-        (`FeatureMatchingLoss`), ``balancer`` (`LossBalancer` with a weight for each
-        reconstruction term, ``adversarial`` and ``feature``) and
+        As for `CodecBrain`, and ``discriminator`` (`MultiScaleSTFTDiscriminator`),
+        ``feature_matching`` (`FeatureMatchingLoss`), ``balancer`` (`LossBalancer` with
+        a weight for each reconstruction term, ``adversarial`` and ``feature``) and
         ``discriminator_schedule`` (`DiscriminatorSchedule`).
     hparams : dict
         As for `CodecBrain`, and ``discriminator_opt_class``.
@@ -77,8 +72,8 @@ class AdversarialCodecBrain(CodecBrain):
     balancer, which leaves the discriminator's parameters alone. Each side's gradient
     is clipped by its own norm.
 
-    The best checkpoint is the one with the smallest multi-resolution mel distance on
-    the valid files, since the SNR falls where a discriminator asks for detail that no
+    Recipes choose the best checkpoint by the reconstruction loss on the valid files
+    (``choose_by: loss``): the SNR falls where a discriminator asks for detail that no
     bit was spent on.
     """
 
@@ -90,11 +85,6 @@ class AdversarialCodecBrain(CodecBrain):
         weights = set(self.modules.balancer.weights)
         if missing := sorted((terms | {"adversarial", "feature"}) - weights):
             raise UserError(f"balancer: no weight for {', '.join(missing)}")
-        if "mel" not in terms:
-            raise UserError(
-                f"reconstruction: no term 'mel' among {sorted(terms)}; the best "
-                "checkpoint is chosen by it"
-            )
         self.watch = DiscriminatorWatch()
 
     # -- two optimizers ----------------------------------------------------------
@@ -183,9 +173,8 @@ class AdversarialCodecBrain(CodecBrain):
         return Heard(result, wav, real, self.modules.discriminator(wav), learns)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Return one loss that has both sides' gradients, or minus the mean SNR."""
+        """Return one loss that has both sides' gradients, or that of `CodecBrain`."""
         if stage != Stage.TRAIN:
-            self._add_mel(predictions, batch.wav.data.to(self.device))
             return super().compute_objectives(predictions, batch, stage)
         wav = batch.wav.data.to(self.device)
         recon = self.modules.reconstruction(predictions.wav, wav)
@@ -232,38 +221,3 @@ class AdversarialCodecBrain(CodecBrain):
             return super().estimate_seconds(batch)
         finally:
             schedule.step = before
-
-    # -- an epoch ----------------------------------------------------------------
-
-    def on_stage_start(self, stage, epoch=None):
-        """Start the sums of an epoch."""
-        super().on_stage_start(stage, epoch)
-        if stage != Stage.TRAIN:
-            self.valid_mel: list[float] = []
-
-    def _add_mel(self, predictions, wav) -> None:
-        """Add the mel distances of all rates; what is not finite is counted by SNR."""
-        shortest = round(_SHORTEST_SECONDS * self.hparams.sample_rate)
-        missing = max(0, shortest - wav.shape[-1])
-        for estimate in predictions.values():
-            pair = (nn.functional.pad(x, (0, missing)) for x in (estimate, wav))
-            distance = self.modules.reconstruction.terms["mel"](*pair).item()
-            if math.isfinite(distance):
-                self.valid_mel.append(distance)
-
-    def _mean_mel(self) -> float:
-        if not self.valid_mel:
-            return math.nan
-        return sum(self.valid_mel) / len(self.valid_mel)
-
-    def log_epoch(self, epoch, valid_stats) -> None:
-        """Add the mel distance to the line of a validated epoch."""
-        if valid_stats is not None:
-            valid_stats = {**valid_stats, "mel": self._mean_mel()}
-        super().log_epoch(epoch, valid_stats)
-
-    def keep_checkpoint(self, meta) -> None:
-        """Keep the newest checkpoint and the one with the smallest mel distance."""
-        self.checkpointer.save_and_keep_only(
-            meta={**meta, "mel": self._mean_mel()}, min_keys=["mel"]
-        )

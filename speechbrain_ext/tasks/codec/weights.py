@@ -73,8 +73,8 @@ def load_best(
 ) -> Checkpoint:
     """Load the best checkpoint, and return it.
 
-    The best has the highest valid SNR, or, of a codec that was trained against a
-    discriminator, the smallest mel distance on the valid files.
+    That is the one with the highest valid SNR, or with the lowest valid loss where the
+    recipe chose by it.
 
     Raises
     ------
@@ -88,8 +88,8 @@ def load_best(
             f"{stage}: no checkpoint in {save_folder}; train first: {train}"
         )
     try:
-        adversarial = any("mel" in c.meta for c in checkpointer.list_checkpoints())
-        best = {"min_key": "mel"} if adversarial else {"max_key": "snr"}
+        by_loss = any("loss" in c.meta for c in checkpointer.list_checkpoints())
+        best = {"min_key": "loss"} if by_loss else {"max_key": "snr"}
         found = checkpointer.recover_if_possible(**best)
     except UserError:  # damaged, and it says which file
         raise
@@ -108,6 +108,6 @@ def load_best(
     if found is None:
         raise UserError(
             f"{stage}: the checkpoints in {save_folder} were written within an epoch "
-            f"and have no valid SNR yet; let training finish: {train}"
+            f"and have no validation yet; let training finish: {train}"
         )
     return found

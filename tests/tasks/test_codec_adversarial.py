@@ -179,6 +179,9 @@ def test_both_sides_learn_and_the_start_is_the_codecs_alone(tmp_path):
     counts = {name: left[f"term_counts.{name}"] for name in ("recon", "adversarial")}
     assert counts == {"recon": 7, "adversarial": 5}
     assert left["term_counts.discriminator_grad_norm"] == len(turns)
+    # The line of an epoch has a loss that the discriminator's start does not lift.
+    stats = brain.train_stats
+    assert stats["loss"] == pytest.approx(stats["recon"] + stats["vq"], rel=1e-5)
 
 
 def test_gradients_stay_on_their_side(tmp_path):

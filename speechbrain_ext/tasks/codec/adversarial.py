@@ -190,8 +190,12 @@ class AdversarialCodecBrain(CodecBrain):
         balanced = balancer(losses, predictions.wav, scale)
         value = sum(balancer.weights[n] * loss.detach() for n, loss in losses.items())
         total = balanced.as_loss(value, predictions.result.wav)
-        total = total + self.hparams.vq_weight * rvq.loss
+        vq = self.hparams.vq_weight * rvq.loss
+        total = total + vq
         terms = {
+            # Without the adversarial terms, which come late and fall only to rise: what
+            # is to fall over a whole run.
+            "loss": recon.total + vq,
             "recon": recon.total,
             "vq": rvq.loss,
             **losses,
@@ -208,7 +212,7 @@ class AdversarialCodecBrain(CodecBrain):
             accuracies = discriminator_accuracy(real.logits, fake.logits)
             terms["real_accuracy"], terms["fake_accuracy"] = accuracies
             self.watch = self.watch.with_batch(*accuracies)
-        self.remember({"loss": total, **terms})
+        self.remember(terms)
         return total
 
     def estimate_seconds(self, batch) -> float:

@@ -38,4 +38,5 @@ OPTIONAL_KEYS = (
     "choose_by",
     "code_steps",
     "eval_snr",
+    "discriminator_opt_class",
 )

@@ -14,6 +14,7 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.resume import changes
 from speechbrain_ext.tasks.brain import brain_of
+from speechbrain_ext.tasks.codec.adversarial import AdversarialCodecBrain
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.rates import check_rates
 from speechbrain_ext.tasks.initialize import load_initial_weights
@@ -72,7 +73,9 @@ def make_brain(recipe: Recipe) -> CodecBrain:
         torch.set_num_threads(hparams["num_threads"])
     for name in ("valid_kbps", "eval_kbps"):
         check_rates(hparams["modules"]["codec"], hparams[name], name)
-    return brain_of(CodecBrain, recipe, hparams["modules"])
+    adversarial = "discriminator" in hparams["modules"]
+    kind = AdversarialCodecBrain if adversarial else CodecBrain
+    return brain_of(kind, recipe, hparams["modules"])
 
 
 def make_loaders(recipe: Recipe, train_set: dict, valid_set: dict) -> tuple:

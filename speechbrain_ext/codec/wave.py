@@ -80,6 +80,9 @@ class WaveCoder(nn.Module):
         self.post_filter = post_filter
         self.sample_rate = sample_rate
         self.mdct = MDCT(hop_samples, window)
+        # In float64 frames are alike however many are transformed at a time: a stream
+        # finds the same integers.
+        self.analysis = MDCT(hop_samples, window).double()
         self.edges = bands.band_edges(hop_samples, sample_rate)
         self.num_bands = len(self.edges) - 1
         features = coefficients.NEIGHBOURS
@@ -210,7 +213,7 @@ class WaveCoder(nn.Module):
     def analyse(self, wave: np.ndarray) -> np.ndarray:
         """Return the spectrum of [time], float64 [frames, bins]."""
         signal = torch.from_numpy(np.asarray(wave, np.float32))[None]
-        return self.mdct(signal.to(self.mdct.dct.device))[0].double().cpu().numpy()
+        return self.analysis(signal.to(self.analysis.dct.device))[0].cpu().numpy()
 
     def compress(
         self,

@@ -226,6 +226,9 @@ class StreamDecoder:
             count = total - packet.number * self._frames
             if not (packet.samples > 0) <= count <= self._frames:
                 raise self._no_sense(packet)
+        if not count:
+            self._num_samples = 0
+            return _NO_SAMPLES
         spectrum = self._reader.read(packet, count)
         if spectrum is None:
             raise self._no_sense(packet)

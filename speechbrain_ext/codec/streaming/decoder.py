@@ -47,7 +47,10 @@ class StreamDecoder:
     Arguments
     ---------
     codec : WaveCodec or TransformCodec
-        The one that coded; its post-filter is used if it has one.
+        The one that coded.
+    post_filter : bool
+        Whether to use the post-filter that a `WaveCodec` may have: it looks four frames
+        ahead, and so adds them to the latency.
     conceal : bool
         For datagrams: each push then holds whole packets, as pushes of the encoder
         return them; what is damaged or did not come is filled with the last frame,
@@ -70,9 +73,15 @@ class StreamDecoder:
     """
 
     def __init__(
-        self, codec: nn.Module, *, conceal: bool = False, name: str = "stream"
+        self,
+        codec: nn.Module,
+        *,
+        post_filter: bool = True,
+        conceal: bool = False,
+        name: str = "stream",
     ):
         check_codec(codec)
+        self._post_filter = post_filter
         self.sample_rate = codec.sample_rate
         self.concealed: list[Concealed] = []
         self._codec = codec
@@ -196,7 +205,9 @@ class StreamDecoder:
             )
         reader = None
         if 1 <= header.packet_frames <= MOST_FRAMES:
-            reader = reader_of(self._codec, header.kind, header.packet_frames)
+            filtered = {"post_filter": self._post_filter}
+            sizes = (header.kind, header.packet_frames)
+            reader = reader_of(self._codec, *sizes, **filtered)
         if reader is None:
             raise BitstreamError(
                 f"{self._name}: has settings {header.kind} and packets of "

@@ -26,8 +26,6 @@ from speechbrain_ext.models.transform_codec import TransformCodec
 
 #: Level of usual speech, and how sizes fall with steps if nothing was learned.
 _USUAL_LEVEL, _USUAL_SLOPE = 0.05, -1 / 90
-#: Bytes of a packet beside its payload, as `RateControl` counts them.
-_PACKET_BYTES = 6
 
 
 class StreamEncoder:
@@ -41,9 +39,9 @@ class StreamEncoder:
     codec : WaveCodec or TransformCodec
         In evaluation mode, with what it has learned.
     kbps : float or None
-        Of a `WaveCodec`: most kilobits per second in any ``window_seconds``, packets'
-        heads and checksums included; each packet gets its own step. Of a
-        `TransformCodec`: most nominal rate of its codes, without heads.
+        Of a `WaveCodec`: kilobits per second, packets' heads and checksums included;
+        each packet gets its own step, see ``window_seconds``. Of a `TransformCodec`:
+        most nominal rate of its codes, without heads.
     step : int or None
         Of a `WaveCodec`: one step for all, in [0, 1023], 64 per factor of two; see
         `WaveCoder.compress`. The result is then that of the whole file with this step.
@@ -58,7 +56,9 @@ class StreamEncoder:
         Each so many packets is one that can be decoded without those before it: where
         packets may be lost. 0: only the first, which takes the fewest bytes.
     window_seconds : float
-        Over which ``kbps`` is held.
+        What louder and softer parts may even out: any t seconds have no more than
+        ``kbps * (t + window_seconds)`` kilobits; a channel of that rate is never
+        further behind.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class StreamEncoder:
         kind: str = "perceptual",
         packet_frames: int = 4,
         restart_every: int = 0,
-        window_seconds: float = 4.0,
+        window_seconds: float = 2.0,
     ):
         check_codec(codec)
         if kind not in KINDS:
@@ -226,7 +226,7 @@ class StreamEncoder:
         def bits(step: int) -> float:
             if step not in tried:
                 tried[step] = self._writer.attempt(count, step, fresh=fresh)
-            return 8.0 * (len(tried[step][0]) + _PACKET_BYTES)
+            return 8.0 * self._packets.size(tried[step][0], step=step, fresh=fresh)
 
         step = self._step
         if self._rate is not None:

@@ -160,23 +160,33 @@ class PacketWriter:
         self, payload: bytes, *, step: int, fresh: bool, samples: int | None = None
     ) -> bytes:
         """Return the next packet; arguments as the attributes of `Packet`."""
-        last = samples is not None
-        head = self._number % _NUMBERS + _FRESH * fresh + _LAST * last
+        data = self._unchecked(payload, step, fresh, samples)
+        self._running = zlib.crc32(data, self._base if fresh else self._running)
+        self._number += 1
+        self._step = step
+        return data + self._running.to_bytes(4, "little")[: _check_bytes(samples)]
+
+    def size(self, payload: bytes, *, step: int, fresh: bool) -> int:
+        """Return the bytes that `write` would return, of a packet that is not last."""
+        return len(self._unchecked(payload, step, fresh, None)) + _CHECK
+
+    def _unchecked(self, payload, step, fresh, samples) -> bytes:
+        """Return a packet without its checksum."""
+        head = self._number % _NUMBERS + _FRESH * fresh + _LAST * (samples is not None)
         parts = []
         if fresh:
             parts = [write_number(self._number), write_number(step)]
         elif step != self._step:
             head += _NEW_STEP
             parts = [write_number(fold(step - self._step))]
-        if last:
+        if samples is not None:
             parts.append(write_number(samples))
         body = b"".join([bytes([head]), *parts, payload])
-        check = _LAST_CHECK if last else _CHECK
-        data = write_number(len(body) + check) + body
-        self._running = zlib.crc32(data, self._base if fresh else self._running)
-        self._number += 1
-        self._step = step
-        return data + self._running.to_bytes(4, "little")[:check]
+        return write_number(len(body) + _check_bytes(samples)) + body
+
+
+def _check_bytes(samples: int | None) -> int:
+    return _CHECK if samples is None else _LAST_CHECK
 
 
 class PacketReader:

@@ -39,7 +39,7 @@ def writer_of(codec: nn.Module, kind: int) -> WaveWriter | CodeWriter:
 
 
 def reader_of(
-    codec: nn.Module, kind: int, packet_frames: int
+    codec: nn.Module, kind: int, packet_frames: int, *, post_filter: bool
 ) -> WaveReader | CodeReader | None:
     """Return what undoes it; None if the codec has no such kind."""
     if isinstance(codec, TransformCodec):
@@ -47,7 +47,7 @@ def reader_of(
     if kind not in KINDS.values():
         return None
     coder = codec.fidelity if kind == FIDELITY else codec.perceptual
-    return WaveReader(coder, packet_frames)
+    return WaveReader(coder, packet_frames, post_filter=post_filter)
 
 
 def digest_of(codec: nn.Module) -> bytes:

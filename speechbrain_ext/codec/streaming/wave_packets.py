@@ -97,6 +97,8 @@ class WaveReader:
     ---------
     coder : WaveCoder
     packet_frames : int
+    post_filter : bool
+        Whether to use the one that the coder has.
 
     Attributes
     ----------
@@ -106,13 +108,14 @@ class WaveReader:
         That a payload can have.
     """
 
-    def __init__(self, coder: WaveCoder, packet_frames: int):
+    def __init__(self, coder: WaveCoder, packet_frames: int, *, post_filter: bool):
         self.mdct = coder.mdct
         self._coder = coder
         self._signal = coder.coder()
         self._logs = self._signal.new_logs()
         self._envelope = np.zeros((0, self._signal.num_bands), np.int64)
         mends = coder.post_filter is not None and coder.settings.filter_strength > 0
+        mends = mends and post_filter
         self._filter = FilteredFrames(self._mended) if mends else None
         self.reach = self._filter.reach if self._filter else 0
         bins = coder.mdct.hop_samples

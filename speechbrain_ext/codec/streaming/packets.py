@@ -207,7 +207,7 @@ class PacketReader:
     >>> data = writer.write(b"one", step=700, fresh=True)
     >>> data += writer.write(b"two", step=703, fresh=False, samples=9)
     >>> len(data), reader.push(data[:8])
-    (20, [])
+    (21, [])
     >>> [(p.number, p.step, p.samples, p.payload) for p in reader.push(data[8:])]
     [(0, 700, None, b'one'), (1, 703, 9, b'two')]
     """

@@ -142,6 +142,11 @@ def test_a_wrong_choice_is_refused_before_training(data, tmp_path):
         train(recipe(data, tmp_path / "exp", choose_by="pesq"))
 
 
+def test_a_codec_with_nothing_to_train_is_refused(data, tmp_path):
+    with pytest.raises(UserError, match="nothing to train"):
+        train(recipe(data, tmp_path / "exp", **{"codec.post_filter_channels": 0}))
+
+
 def test_weights_come_back_as_they_were(trained):
     folder, brain = trained
     codec, info = load_codec(folder, stage="test")

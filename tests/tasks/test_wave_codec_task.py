@@ -113,12 +113,13 @@ def test_results_are_of_whole_files_at_the_rates_of_opus_too(data, trained):
 
 def test_a_search_writes_a_preset_that_the_recipe_takes(data, trained, monkeypatch):
     folder, _ = trained
-    monkeypatch.setattr(
-        tuning, "_pesq_or_nan", lambda a, b: -float(((a - b) ** 2).sum())
-    )
+    monkeypatch.setattr(tuning, "_liking", lambda a, b, _: -float(((a - b) ** 2).sum()))
     preset = tuning.tune([folder], evaluations=2, num_files=1, kbps=[12.0])
     first = preset.read_text()
     assert tuning.tune([folder], evaluations=4, num_files=1, kbps=[12.0]) == preset
+    tuning.tune([folder], folder / "x.yaml", evaluations=1, num_files=1, start=preset)
+    with pytest.raises(UserError, match="no preset of an earlier search"):
+        tuning.tune([folder], start=folder / "hyperparams.yaml")
     loaded = load_recipe(
         RECIPE,
         {**TINY, "train_manifest": "a", "valid_manifest": "b", "output_folder": "c"},

@@ -105,7 +105,7 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
         faults.append("vq_weight is missing: the weight of the quantizer's own loss")
     if not any(p.requires_grad for p in hparams["modules"]["codec"].parameters()):
         faults.append(
-            "codec has nothing to train; a WaveCodec's post_filter_channels must be >= 1"
+            "codec has nothing to train; post_filter_channels of a WaveCodec is >= 1"
         )
     for name in ("valid_kbps", "eval_kbps"):
         if not hparams[name]:

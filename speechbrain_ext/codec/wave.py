@@ -283,7 +283,12 @@ class WaveCoder(nn.Module):
         made = self.mdct.inverse(self.mended(decoded), length=num_samples)
         return made[0].cpu().numpy()
 
-    def mended(self, decoded: Decoded, strength: float | None = None) -> torch.Tensor:
+    def mended(
+        self,
+        decoded: Decoded,
+        strength: float | None = None,
+        filtered: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return a spectrum with the post-filter's change, [batch, frames, bins].
 
         Arguments
@@ -291,12 +296,16 @@ class WaveCoder(nn.Module):
         decoded : Decoded
         strength : float or None
             Part of the change; None: that of the settings.
+        filtered : torch.Tensor or None
+            What the post-filter makes of it, if that is known.
         """
         plain = decoded.values + decoded.noise
         strength = self.settings.filter_strength if strength is None else strength
         if self.post_filter is None or strength == 0:
             return plain
-        return plain + strength * (self.post_filter(decoded) - plain)
+        if filtered is None:
+            filtered = self.post_filter(decoded)
+        return plain + strength * (filtered - plain)
 
     def coder(self) -> SignalCoder:
         """Return the coder of symbols, from the buffers as they are."""

@@ -1,76 +1,82 @@
 """Networks over frames, run on a stream: what they return is as if all were there.
 
-Frames are given with those around them that the network looks at; it therefore answers
-so many frames later. At the ends of the signal it sees an end, as it does offline.
+A layer that looks at frames on both sides answers so many frames later. Each keeps the
+frames that it needs again, so that nothing is computed twice; at the ends of the signal
+it finds the same zeros as offline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-import numpy as np
 import torch
+from torch import nn
 
-from speechbrain_ext.codec.post_filter import REACH, Decoded
+from speechbrain_ext.codec.post_filter import Decoded, PostFilter
 from speechbrain_ext.models.convnext import ConvNeXtBlock, ConvNeXtStack
 
 
-class FilteredFrames:
+class StreamedFilter:
     """A post-filter over frames as they come.
-
-    Each frame is filtered with `REACH` frames on either side, those before it again.
 
     Arguments
     ---------
-    post_filter : Callable[[Decoded], torch.Tensor]
-        Returns a spectrum, and looks no further than `REACH` frames.
+    post_filter : PostFilter
+
+    Attributes
+    ----------
+    reach : int
+        Frames that are held back.
     """
 
-    def __init__(self, post_filter: Callable[[Decoded], torch.Tensor]):
-        self.reach = REACH
+    def __init__(self, post_filter: PostFilter):
         self._filter = post_filter
-        self._kept: Decoded | None = None
-        self._done = 0  # of the frames kept
+        first = _StreamedConvolution(post_filter.first, shortcut=False)
+        rest = [_StreamedConvolution(x, shortcut=True) for x in post_filter.hidden]
+        self._layers = [first, *rest]
+        self.reach = sum(layer.reach for layer in self._layers)
+        self._waiting: Decoded | None = None
 
     @torch.no_grad()
-    def push(self, decoded: Decoded, *, last: bool) -> np.ndarray:
-        """Return the filtered spectrum of the frames that are complete now.
+    def push(self, decoded: Decoded, *, last: bool) -> tuple[Decoded, torch.Tensor]:
+        """Take the next frames, and return those that are complete now.
 
         Arguments
         ---------
         decoded : Decoded
-            Of the next frames, [1, frames, bins].
+            [1, frames, bins].
         last : bool
             Whether no more frames follow.
 
         Returns
         -------
-        np.ndarray
-            [frames, bins].
+        (Decoded, torch.Tensor)
+            Frames, and what the filter makes of them, [1, frames, bins].
         """
-        kept = decoded
-        if self._kept is not None:
-            pairs = zip(self._kept, decoded, strict=True)
-            kept = Decoded(*(torch.cat(pair, dim=1) for pair in pairs))
-        frames = kept.rows.shape[1]
-        ready = frames if last else max(frames - self.reach, self._done)
-        found = kept.values[0, :0]
-        if ready > self._done:
-            found = self._filter(kept)[0, self._done : ready]
-        start = max(ready - self.reach, 0)
-        self._kept = Decoded(*(part[:, start:] for part in kept))
-        self._done = ready - start
-        return found.numpy()
+        hidden = self._filter.inputs(decoded)
+        for layer in self._layers:
+            hidden = layer.push(hidden, last=last)
+        waiting = decoded
+        if self._waiting is not None:
+            pairs = zip(self._waiting, decoded, strict=True)
+            waiting = Decoded(*(torch.cat(pair, dim=1) for pair in pairs))
+        ready = hidden.shape[2]
+        self._waiting = Decoded(*(part[:, ready:] for part in waiting))
+        complete = Decoded(*(part[:, :ready] for part in waiting))
+        if not ready:  # a convolution of nothing is an error
+            return complete, complete.values
+        return complete, self._filter.mend(complete, hidden)
 
 
 class StreamedStack:
     """A `ConvNeXtStack` over frames as they come.
 
-    Each block keeps what it has seen, so that no frame is computed twice.
-
     Arguments
     ---------
     stack : ConvNeXtStack
+
+    Attributes
+    ----------
+    reach : int
+        Frames that are held back.
     """
 
     def __init__(self, stack: ConvNeXtStack):
@@ -100,19 +106,52 @@ class StreamedStack:
         return self._stack.leave(self._stack.norm(hidden))
 
 
+class _Neighbours:
+    """Frames with those around them that a layer looks at."""
+
+    def __init__(self, reach: int, dim: int):
+        self.reach, self._dim = reach, dim
+        self._kept: torch.Tensor | None = None
+
+    def around(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
+        """Return what the layer sees; None while it would see too little."""
+        shape = list(frames.shape)
+        shape[self._dim] = self.reach
+        silence = frames.new_zeros(shape)
+        kept = silence if self._kept is None else self._kept
+        seen = [kept, frames, silence] if last else [kept, frames]
+        seen = torch.cat(seen, dim=self._dim)
+        count = seen.shape[self._dim]
+        keep = min(count, 2 * self.reach)
+        self._kept = seen.narrow(self._dim, count - keep, keep)
+        return seen if count > 2 * self.reach else None
+
+
+class _StreamedConvolution:
+    """A convolution over frames and bins, and what is made of it."""
+
+    def __init__(self, layer: nn.Conv2d, *, shortcut: bool):
+        self._layer, self._shortcut = layer, shortcut
+        self.reach = layer.kernel_size[0] // 2
+        self._neighbours = _Neighbours(self.reach, dim=2)
+
+    def push(self, x: torch.Tensor, *, last: bool) -> torch.Tensor:
+        layer = self._layer
+        seen = self._neighbours.around(x, last)
+        if seen is None:
+            return x.new_zeros(1, layer.out_channels, 0, x.shape[3])
+        padding = (0, layer.padding[1])
+        made = nn.functional.conv2d(seen, layer.weight, layer.bias, padding=padding)
+        made = nn.functional.gelu(made)
+        inner = seen[:, :, self.reach : seen.shape[2] - self.reach]
+        return inner + made if self._shortcut else made
+
+
 class _StreamedBlock:
     def __init__(self, block: ConvNeXtBlock):
         self._block = block
-        # What the convolution finds before the first frame.
-        self._kept = block.scale.new_zeros(1, block.reach, len(block.scale))
+        self._neighbours = _Neighbours(block.reach, dim=1)
 
     def push(self, frames: torch.Tensor, *, last: bool) -> torch.Tensor:
-        reach = self._block.reach
-        given: Sequence[torch.Tensor] = [self._kept, frames]
-        if last:
-            given = [*given, self._kept.new_zeros(1, reach, frames.shape[2])]
-        seen = torch.cat(given, dim=1)
-        self._kept = seen[:, max(seen.shape[1] - 2 * reach, 0) :]
-        if seen.shape[1] <= 2 * reach:
-            return frames[:, :0]
-        return self._block.inside(seen)
+        seen = self._neighbours.around(frames, last)
+        return frames[:, :0] if seen is None else self._block.inside(seen)

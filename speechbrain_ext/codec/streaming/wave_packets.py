@@ -13,7 +13,7 @@ import torch
 from speechbrain_ext.codec import bands
 from speechbrain_ext.codec.post_filter import Decoded
 from speechbrain_ext.codec.signal import MOST_BYTES, Symbols
-from speechbrain_ext.codec.streaming.overlap import FilteredFrames
+from speechbrain_ext.codec.streaming.overlap import StreamedFilter
 from speechbrain_ext.codec.streaming.packets import Packet
 from speechbrain_ext.codec.synthesis import hashed_noise
 from speechbrain_ext.codec.wave import WaveCoder
@@ -116,7 +116,7 @@ class WaveReader:
         self._envelope = np.zeros((0, self._signal.num_bands), np.int64)
         mends = coder.post_filter is not None and coder.settings.filter_strength > 0
         mends = mends and post_filter
-        self._filter = FilteredFrames(self._mended) if mends else None
+        self._filter = StreamedFilter(coder.post_filter) if mends else None
         self.reach = self._filter.reach if self._filter else 0
         bins = coder.mdct.hop_samples
         width = bins + self._signal.num_bands
@@ -178,15 +178,14 @@ class WaveReader:
             part._replace(rows=nothing, values=nothing, noise=noise), last=False
         )
 
-    def _mended(self, decoded: Decoded) -> torch.Tensor:
-        device = self.mdct.dct.device
-        return self._coder.mended(Decoded(*(x.to(device) for x in decoded))).cpu()
-
     def _out(self, decoded: Decoded, last: bool) -> np.ndarray:
         count = decoded.rows.shape[1]
         self._frames += count
         if count:
             self._last = Decoded(*(part[:, -1:] for part in decoded))
-        if self._filter:
-            return self._filter.push(decoded, last=last)
-        return (decoded.values + decoded.noise)[0].numpy()
+        if not self._filter:
+            return self._coder.mended(decoded, 0.0)[0].numpy()
+        device = self.mdct.dct.device
+        decoded = Decoded(*(part.to(device) for part in decoded))
+        decoded, filtered = self._filter.push(decoded, last=last)
+        return self._coder.mended(decoded, filtered=filtered)[0].cpu().numpy()

@@ -10,6 +10,8 @@ from speechbrain_ext.codec.rate_control import find_crossing
 
 #: Most that a step moves from packet to packet by itself, and to what it is rounded.
 _MOST_MOVE, _GRID = 12, 4
+#: A packet may leave so much of the bucket (as a logarithm to base 2).
+_NEAR_BITS = 0.1
 #: How full the bucket is at first, and is kept.
 _LEVEL = 0.5
 #: Seconds over which sizes are averaged.
@@ -69,7 +71,14 @@ class RateControl:
         step = self._steady()
         bits = bits_of(step)
         if bits > self._level:
-            step = min(find_crossing(bits_of, self._level, step), NUM_STEPS - 1)
+            step = find_crossing(
+                lambda at: math.log2(bits_of(at)),
+                math.log2(max(self._level, 1)),
+                step,
+                slope=self._slope,
+                near=_NEAR_BITS,
+            )
+            step = min(step, NUM_STEPS - 1)
             bits = bits_of(step)
         self._level -= bits
         usual = bits * 2.0 ** (-self._slope * step)

@@ -8,12 +8,12 @@ import numpy as np
 from torch import nn
 
 from speechbrain_ext.codec.container import MODEL_BYTES, BitstreamError
+from speechbrain_ext.codec.streaming.datagrams import DatagramReader
 from speechbrain_ext.codec.streaming.frames import FrameSynthesiser
 from speechbrain_ext.codec.streaming.packets import (
     HEADER_BYTES,
     MAGIC,
     MOST_FRAMES,
-    DatagramReader,
     Packet,
     PacketReader,
     StreamHeader,

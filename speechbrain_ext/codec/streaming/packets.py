@@ -48,8 +48,9 @@ HEADER_BYTES = 15 + MODEL_BYTES
 #: Most frames of a packet, and most of other numbers.
 MOST_FRAMES, MOST_RATE = 1023, (1 << 24) - 1
 _MOST_NUMBER = 1 << 40
+MOST_SIZE = 1 << 28
 _MOST_STEP = 1 << 16
-_NUMBERS, _FRESH, _NEW_STEP, _LAST = 32, 32, 64, 128
+_NUMBERS, FRESH, _NEW_STEP, _LAST = 32, 32, 64, 128
 #: Bytes of a checksum, and of the last packet's.
 _CHECK, _LAST_CHECK = 2, 4
 
@@ -172,7 +173,7 @@ class PacketWriter:
 
     def _unchecked(self, payload, step, fresh, samples) -> bytes:
         """Return a packet without its checksum."""
-        head = self._number % _NUMBERS + _FRESH * fresh + _LAST * (samples is not None)
+        head = self._number % _NUMBERS + FRESH * fresh + _LAST * (samples is not None)
         parts = []
         if fresh:
             parts = [write_number(self._number), write_number(step)]
@@ -264,7 +265,7 @@ class PacketReader:
             if len(numbers) == 4:
                 raise self._fault("has no size")
             return None
-        size = ByteReader(bytes(numbers), self.name).number(1 << 28, "size")
+        size = ByteReader(bytes(numbers), self.name).number(MOST_SIZE, "size")
         if not _CHECK < size <= self._most_bytes:
             raise self._fault(f"says that it has {size} bytes")
         end = place + length + size
@@ -274,7 +275,7 @@ class PacketReader:
 
     def _read(self, data: bytes, start: int) -> Packet:
         head = data[start]
-        fresh, last = bool(head & _FRESH), bool(head & _LAST)
+        fresh, last = bool(head & FRESH), bool(head & _LAST)
         check = _LAST_CHECK if last else _CHECK
         running = zlib.crc32(data[:-check], self._base if fresh else self._running)
         if running.to_bytes(4, "little")[:check] != data[-check:]:
@@ -305,51 +306,3 @@ class PacketReader:
         return BitstreamError(
             f"{self.name}: packet {self._number} {why}; what came before it is whole"
         )
-
-
-class DatagramReader(PacketReader):
-    """Reads what comes in whole packets, some of which are lost or damaged.
-
-    A damaged packet is dropped, with all that follow it up to the next fresh one.
-    """
-
-    def __init__(self, header: StreamHeader, most_bytes: int, name: str):
-        super().__init__(header, most_bytes, name)
-        self._lost = False
-
-    def push(self, data: bytes) -> list[Packet]:
-        """Return the packets of a datagram that can be decoded."""
-        self._buffer[:] = data
-        found, place = [], 0
-        while place < len(data) and not self.ended:
-            try:
-                packet = self._next(place)
-            except BitstreamError:
-                packet = None
-            if packet is None:
-                self._lost = True
-                place = self._behind(place)
-                continue
-            self._lost = False
-            found.append(packet[0])
-            place = packet[1]
-        self._buffer.clear()
-        return found
-
-    def _behind(self, place: int) -> int:
-        """Where the packet after a damaged one begins, if its size is whole."""
-        try:
-            reader = ByteReader(bytes(self._buffer[place:]), self.name)
-            size = reader.number(1 << 28, "size")
-        except BitstreamError:
-            return len(self._buffer)
-        return place + reader.place + size
-
-    def _read(self, data: bytes, start: int) -> Packet:
-        if self._lost and not data[start] & _FRESH:
-            raise self._fault("is of no use: one before it is missing")
-        return super()._read(data, start)
-
-    def _follow(self, number: int) -> None:
-        if number < self._number:
-            raise self._fault(f"came already, as packet {number}")

@@ -115,10 +115,10 @@ def made_speech(seconds: float, seed: int) -> np.ndarray:
 
 def make_streams(wave: np.ndarray, steps: int) -> dict[str, Stream]:
     """Return what is measured, by name."""
-    codec = WaveCodec(context_steps=steps)
-    codec.initialize([made_speech(2.0, seed) for seed in (1, 2, 3)])
-    codec.eval()
     seconds = len(wave) / SAMPLE_RATE
+    codec = WaveCodec(context_steps=steps)
+    codec.initialize([made_speech(min(seconds, 2.0), seed) for seed in (1, 2, 3)])
+    codec.eval()
     found = {}
     data, step = codec.perceptual.compress(wave, bits=8000 * seconds)
     for frames in PACKETS:

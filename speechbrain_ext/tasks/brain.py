@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from speechbrain.utils.seed import seed_everything
 
 from speechbrain_ext.brain import NaNSafeBrain
 from speechbrain_ext.config import Recipe
+from speechbrain_ext.data.manifest import Utterance
 from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.report.doctor import examine, render
 
@@ -129,7 +131,7 @@ class TaskBrain(NaNSafeBrain):
     def write_beside(self, folder: Path) -> None:
         """Write what a task wants in the experiment folder before it trains."""
 
-    def finish(self, valid_set) -> None:
+    def finish(self, valid_set, train_set: Mapping[str, Utterance]) -> None:
         """Do what is left to do once all epochs are over; may be called again."""
 
     def announce(self, loader) -> None:

@@ -18,7 +18,7 @@ from speechbrain_ext.codec.streaming.packets import (
     PacketReader,
     StreamHeader,
 )
-from speechbrain_ext.codec.streaming.sides import check_codec, digest_of, reader_of
+from speechbrain_ext.codec.streaming.sides import check_codec, reader_of
 
 #: A longer hole is not filled, but ends the stream.
 _MOST_LOST_SECONDS = 60
@@ -197,7 +197,7 @@ class StreamDecoder:
             return b""
         data, self._head = self._head[HEADER_BYTES:], self._head[:HEADER_BYTES]
         header = StreamHeader.of(self._head, self._name)
-        mine = digest_of(self._codec)[:MODEL_BYTES]
+        mine = self._codec.digest()[:MODEL_BYTES]
         if header.model != mine or header.sample_rate != self.sample_rate:
             raise BitstreamError(
                 f"{self._name}: was coded by the model {header.model.hex()}, and this "

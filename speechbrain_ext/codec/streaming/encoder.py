@@ -15,13 +15,12 @@ from speechbrain_ext.codec.streaming.packets import (
 )
 from speechbrain_ext.codec.streaming.rate import RateControl
 from speechbrain_ext.codec.streaming.sides import (
-    CODES,
     KINDS,
     check_codec,
-    digest_of,
     writer_of,
 )
 from speechbrain_ext.codec.wave import WaveCoder
+from speechbrain_ext.models.code_files import CODES
 from speechbrain_ext.models.transform_codec import TransformCodec
 
 #: Level of usual speech, and how sizes fall with steps if nothing was learned.
@@ -142,7 +141,7 @@ class StreamEncoder:
             raise ValueError(
                 f"StreamEncoder: step lies in 0 to {NUM_STEPS - 1}, got {step}"
             )
-        model = digest_of(codec)[:MODEL_BYTES]
+        model = codec.digest()[:MODEL_BYTES]
         header = StreamHeader(model, number, self.sample_rate, packet_frames)
         self._packets = PacketWriter(header)
         self._analyser = FrameAnalyser(self._writer.mdct)

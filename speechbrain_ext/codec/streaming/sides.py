@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 from torch import nn
 
 from speechbrain_ext.codec.streaming.code_packets import CodeReader, CodeWriter
 from speechbrain_ext.codec.streaming.wave_packets import WaveReader, WaveWriter
+from speechbrain_ext.models.code_files import CODES
 from speechbrain_ext.models.transform_codec import TransformCodec
 from speechbrain_ext.models.wave_codec import FIDELITY, PERCEPTUAL, WaveCodec
 
-#: Settings of a `WaveCodec` by name; streams of codes have a number of their own.
+#: Settings of a `WaveCodec` by name.
 KINDS = {"perceptual": PERCEPTUAL, "fidelity": FIDELITY}
-CODES = 2
 
 
 def check_codec(codec: nn.Module) -> None:
@@ -48,14 +45,3 @@ def reader_of(
         return None
     coder = codec.fidelity if kind == FIDELITY else codec.perceptual
     return WaveReader(coder, packet_frames, post_filter=post_filter)
-
-
-def digest_of(codec: nn.Module) -> bytes:
-    """SHA-256 of all that both ends must share."""
-    if hasattr(codec, "digest"):
-        return codec.digest()
-    found = hashlib.sha256()
-    for name, value in sorted(codec.state_dict().items()):
-        found.update(name.encode())
-        found.update(np.ascontiguousarray(value.cpu().numpy()).tobytes())
-    return found.digest()

@@ -80,7 +80,7 @@ def score_table(results: dict[str, Any]) -> Table:
         [
             LABELS.get(system["name"], system["name"]),
             f"{system['kbps']:.{rate_digits(system)}f}",
-            system["rate_kind"].split()[0],
+            _rate(system),
             *(cell(system, name) for name in names),
         ]
         for system in systems
@@ -94,6 +94,14 @@ def score_table(results: dict[str, Any]) -> Table:
         notes,
         heading="Scores",
     )
+
+
+def _rate(system: dict[str, Any]) -> str:
+    """Say what a rate counts, in a word or two."""
+    word = system["rate_kind"].split()[0]
+    if "nominal_kbps" in system:
+        return f"{word}, of {system['nominal_kbps']:.1f} nominal"
+    return word
 
 
 def _heading(name: str) -> str:

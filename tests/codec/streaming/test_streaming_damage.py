@@ -13,7 +13,6 @@ from speechbrain_ext.codec.streaming.packets import (
     PacketWriter,
     StreamHeader,
 )
-from speechbrain_ext.codec.streaming.sides import digest_of
 from tests.codec.signals import speech
 from tests.codec.streaming.streams import (
     STEP,
@@ -158,7 +157,7 @@ def test_bits_of_chance_under_true_checksums_are_a_wave_or_refused(wave, data, s
         (wave, 1, 1 << 16),
         (transform_codec(), 2, 3),
     ):
-        header = StreamHeader(digest_of(codec)[:4], kind, 16000, 4)
+        header = StreamHeader(codec.digest()[:4], kind, 16000, 4)
         writer = PacketWriter(header)
         forged = header.to_bytes()
         for number in range(4):

@@ -47,6 +47,11 @@ class WaveSettings:
                 raise ValueError(
                     f"WaveSettings: {name} has {knots} knots, got {getattr(self, name)}"
                 )
+            # One form, however they were given: models are told apart by it.
+            knotted = tuple(map(float, getattr(self, name)))
+            object.__setattr__(self, name, knotted)
+        for name in ("gamma", "fill_cap", "price"):
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.price < 0 or self.fill_cap < 0 or min(self.fill) < 0:
             raise ValueError("WaveSettings: price, fill and fill_cap are not negative")
 

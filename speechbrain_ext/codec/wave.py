@@ -261,6 +261,8 @@ class WaveCoder(nn.Module):
 
     def decompress(self, data: bytes, step: int, num_samples: int) -> np.ndarray | None:
         """Undo `compress`; None if the bytes can't be of it. float64 [num_samples]."""
+        if step >= bands.NUM_STEPS:
+            return None
         frames = self.mdct.num_frames(num_samples)
         symbols = self.coder().decode(data, frames, step)
         if symbols is None:

@@ -14,6 +14,7 @@ from speechbrain_ext.codec.container import (
     MODEL_BYTES,
     BitstreamError,
     Coded,
+    check_limits,
     read_coded,
     write_coded,
 )
@@ -109,6 +110,7 @@ class WaveCodec(nn.Module):
         *,
         kbps: float | None = None,
         snr: float | None = None,
+        codebooks: int | None = None,
     ) -> bytes:
         """Code a recording.
 
@@ -124,6 +126,8 @@ class WaveCodec(nn.Module):
         milliseconds take what they must.
         snr : float or None
             Least signal-to-noise ratio in dB, at `sample_rate` of the codec.
+        codebooks : None
+            Other codecs have them.
 
         Returns
         -------
@@ -134,8 +138,12 @@ class WaveCodec(nn.Module):
         ------
         ValueError
             If not exactly one of ``kbps`` and ``snr`` is given and positive, or there
-            is nothing to code.
+            is nothing to code, or more than a file holds; see `check_limits`.
         """
+        if codebooks is not None:
+            raise ValueError(
+                f"WaveCodec: codebooks={codebooks}: has no codebooks; give kbps or snr"
+            )
         wanted = kbps if snr is None else snr
         if (kbps is None) == (snr is None) or not wanted > 0:
             raise ValueError(
@@ -148,6 +156,7 @@ class WaveCodec(nn.Module):
                 "WaveCodec: wave must be finite, [time] or [channels, time], got "
                 f"{list(np.shape(wave))}"
             )
+        check_limits(sample_rate, channels.shape[1], len(channels))
         kind = PERCEPTUAL if snr is None else FIDELITY
         coder, steps, payloads = self._coder(kind), [], []
         with _one_thread():

@@ -28,6 +28,8 @@ class WaveSettings:
         At most this many steps of noise.
     price : float
         Squared steps that a bit may save; see `coefficients`.
+    filter_strength : float
+        How much of its post-filter's change is made, in [0, 1].
     sends_envelope : bool
         Without an envelope there is one step for all, and no noise is filled in.
     """
@@ -37,9 +39,12 @@ class WaveSettings:
     fill: Sequence[float] = (0.0, 0.27, 0.47, 0.33)
     fill_cap: float = 0.35
     price: float = 0.1
+    filter_strength: float = 1.0
     sends_envelope: bool = True
 
     def __post_init__(self):
+        for name in ("weights_db", "fill"):  # YAML has lists
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"WaveSettings: gamma lies in [0, 1], got {self.gamma}")
         for name, knots in (("weights_db", 6), ("fill", 4)):
@@ -50,8 +55,13 @@ class WaveSettings:
             # One form, however they were given: models are told apart by it.
             knotted = tuple(map(float, getattr(self, name)))
             object.__setattr__(self, name, knotted)
-        for name in ("gamma", "fill_cap", "price"):
+        for name in ("gamma", "fill_cap", "price", "filter_strength"):
             object.__setattr__(self, name, float(getattr(self, name)))
+        if not 0 <= self.filter_strength <= 1:
+            raise ValueError(
+                "WaveSettings: filter_strength lies in [0, 1], got "
+                f"{self.filter_strength}"
+            )
         if self.price < 0 or self.fill_cap < 0 or min(self.fill) < 0:
             raise ValueError("WaveSettings: price, fill and fill_cap are not negative")
 
@@ -67,10 +77,9 @@ class WaveSettings:
     # -- as one vector, for a search ------------------------------------------------
 
     def vector(self) -> np.ndarray:
-        """All that a search may change, [13]."""
-        return np.array(
-            [self.gamma, *self.weights_db, *self.fill, self.fill_cap, self.price]
-        )
+        """All that a search may change, [14]."""
+        edges = (self.fill_cap, self.price, self.filter_strength)
+        return np.array([self.gamma, *self.weights_db, *self.fill, *edges])
 
     def with_vector(self, vector: np.ndarray) -> WaveSettings:
         """Return settings of a vector, brought into the ranges that are allowed."""
@@ -81,4 +90,5 @@ class WaveSettings:
             fill=tuple(float(max(x, 0)) for x in vector[7:11]),
             fill_cap=float(max(vector[11], 0)),
             price=float(max(vector[12], 0)),
+            filter_strength=float(np.clip(vector[13], 0, 1)),
         )

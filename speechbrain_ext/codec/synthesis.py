@@ -79,8 +79,8 @@ def dequantise(
     fill: np.ndarray,
     fill_cap: float,
     first: int = 0,
-) -> np.ndarray:
-    """Return the spectrum that the symbols stand for.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the spectrum that the symbols stand for, in two parts.
 
     Arguments
     ---------
@@ -100,22 +100,22 @@ def dequantise(
 
     Returns
     -------
-    np.ndarray
-        float64, [frames, bins].
+    (np.ndarray, np.ndarray)
+        What was sent, and the noise where nothing was; float64, [frames, bins].
     """
     rows = symbols.rows
     size = 2.0 ** (steps / ONE)
     beyond = np.concatenate([[0.0], centroids])[np.minimum(np.abs(rows), 3)]
-    spectrum = (rows + np.sign(rows) * beyond) * size
+    values = (rows + np.sign(rows) * beyond) * size
     if not symbols.envelope.shape[1] or not fill.any():
-        return spectrum
+        return values, np.zeros_like(values)
     widths = np.diff(edges)
     silent = rows == 0
     had = widths * 4.0**symbols.envelope
-    sent = np.add.reduceat(spectrum**2, edges[:-1], axis=1)
+    sent = np.add.reduceat(values**2, edges[:-1], axis=1)
     empty = np.add.reduceat(silent.astype(float), edges[:-1], axis=1)
     missing = np.sqrt(np.maximum(had - sent, 0) / np.maximum(empty, 1))
     missing[symbols.envelope <= FLOOR] = 0
     level = np.minimum(np.repeat(missing, widths, axis=1), fill_cap * size)
     noise = hashed_noise(rows.shape, first * rows.shape[1])
-    return spectrum + silent * level * np.repeat(fill, widths) * noise
+    return values, silent * level * np.repeat(fill, widths) * noise

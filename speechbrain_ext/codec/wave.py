@@ -10,6 +10,7 @@ from torch import nn
 
 from speechbrain_ext.codec import bands, coefficients, envelope
 from speechbrain_ext.codec.learn import fit_unary_net
+from speechbrain_ext.codec.post_filter import Decoded, decoded_of
 from speechbrain_ext.codec.rate_control import find_crossing
 from speechbrain_ext.codec.settings import WaveSettings
 from speechbrain_ext.codec.signal import SignalCoder, Symbols
@@ -51,6 +52,8 @@ class WaveCoder(nn.Module):
         See `princen_bradley_window`.
     hidden : int
         Units of the network of coefficients; that of the envelope has fewer.
+    post_filter : PostFilter or None
+        Mends what is decoded; trained by whoever owns this.
 
     Example
     -------
@@ -70,9 +73,11 @@ class WaveCoder(nn.Module):
         hop_samples: int = 256,
         window: str = "kbd",
         hidden: int = 32,
+        post_filter: nn.Module | None = None,
     ):
         super().__init__()
         self.settings = settings
+        self.post_filter = post_filter
         self.sample_rate = sample_rate
         self.mdct = MDCT(hop_samples, window)
         self.edges = bands.band_edges(hop_samples, sample_rate)
@@ -205,7 +210,7 @@ class WaveCoder(nn.Module):
     def analyse(self, wave: np.ndarray) -> np.ndarray:
         """Return the spectrum of [time], float64 [frames, bins]."""
         signal = torch.from_numpy(np.asarray(wave, np.float32))[None]
-        return self.mdct(signal)[0].double().numpy()
+        return self.mdct(signal.to(self.mdct.dct.device))[0].double().cpu().numpy()
 
     def compress(
         self,
@@ -250,7 +255,7 @@ class WaveCoder(nn.Module):
             power = float(np.square(x).sum())
 
             def ratio(at: int) -> float:
-                made = self._spectrum(quantised(at)[0], at, fill=False)
+                made = self.decoded(quantised(at)[0], at).values[0].numpy()
                 error = float(np.square(x - made).sum())
                 return 10 * np.log10(max(power, 1e-30) / max(error, 1e-30))
 
@@ -260,20 +265,37 @@ class WaveCoder(nn.Module):
         return coder.encode(quantised(step)[0], step), step
 
     def decompress(self, data: bytes, step: int, num_samples: int) -> np.ndarray | None:
-        """Undo `compress`; None if the bytes can't be of it. float64 [num_samples]."""
+        """Undo `compress`; None if the bytes can't be of it. float32 [num_samples]."""
         if step >= bands.NUM_STEPS:
             return None
         frames = self.mdct.num_frames(num_samples)
         symbols = self.coder().decode(data, frames, step)
         if symbols is None:
             return None
-        made = self._spectrum(symbols, step, fill=True)
-        return self.synthesise(made, num_samples)
+        return self.synthesise(self.decoded(symbols, step), num_samples)
 
-    def synthesise(self, spectrum: np.ndarray, num_samples: int) -> np.ndarray:
-        """Return the waveform of a spectrum, float64 [num_samples]."""
-        found = torch.from_numpy(spectrum)[None]
-        return self.mdct.inverse(found, length=num_samples)[0].double().numpy()
+    @torch.no_grad()
+    def synthesise(self, decoded: Decoded, num_samples: int) -> np.ndarray:
+        """Return the waveform of what was decoded, float32 [num_samples]."""
+        device = self.mdct.dct.device
+        decoded = Decoded(*(part.to(device) for part in decoded))
+        made = self.mdct.inverse(self.mended(decoded), length=num_samples)
+        return made[0].cpu().numpy()
+
+    def mended(self, decoded: Decoded, strength: float | None = None) -> torch.Tensor:
+        """Return a spectrum with the post-filter's change, [batch, frames, bins].
+
+        Arguments
+        ---------
+        decoded : Decoded
+        strength : float or None
+            Part of the change; None: that of the settings.
+        """
+        plain = decoded.values + decoded.noise
+        strength = self.settings.filter_strength if strength is None else strength
+        if self.post_filter is None or strength == 0:
+            return plain
+        return plain + strength * (self.post_filter(decoded) - plain)
 
     def coder(self) -> SignalCoder:
         """Return the coder of symbols, from the buffers as they are."""
@@ -297,17 +319,41 @@ class WaveCoder(nn.Module):
         bands.flat_steps(self._shape(), step, steps)
         return np.broadcast_to(steps, (frames, len(steps))), None
 
-    def _spectrum(self, symbols: Symbols, step: int, *, fill: bool) -> np.ndarray:
-        steps, _ = self._steps(symbols.envelope, step, len(symbols.rows))
-        part = self.settings.band_fill(self.num_bands)
-        return dequantise(
+    def quantise(self, x: np.ndarray, kbps: float) -> tuple[Symbols, int]:
+        """Quantise a spectrum to about so many kbps, and return the step.
+
+        Once, at the step that `learn` expects to give this rate: near enough to learn
+        from, at a fraction of what `compress` takes.
+        """
+        seconds = len(x) * self.mdct.hop_samples / self.sample_rate
+        step = int(
+            np.clip(self._guess(x, 1000 * kbps * seconds), 0, bands.NUM_STEPS - 1)
+        )
+        level = bands.measure_envelope(x, self.edges)
+        return self.coder().quantise(x, level, step, self.settings.price)[0], step
+
+    def decoded(self, symbols: Symbols, step: int, first: int = 0) -> Decoded:
+        """Return all that a decoder knows of symbols.
+
+        Arguments
+        ---------
+        symbols : Symbols
+        step : int
+        first : int
+            Number of the first frame; the noise depends on it.
+        """
+        steps, levels = self._steps(symbols.envelope, step, len(symbols.rows))
+        values, noise = dequantise(
             symbols,
             steps,
             self.edges,
-            centroids=self.centroids.numpy(),
-            fill=part if fill else np.zeros_like(part),
+            centroids=self.centroids.cpu().numpy(),
+            fill=self.settings.band_fill(self.num_bands),
             fill_cap=self.settings.fill_cap,
+            first=first,
         )
+        levels = np.zeros_like(steps) if levels is None else levels[:, 1]
+        return decoded_of(symbols.rows, values, noise, steps, levels)
 
     def _guess(self, x: np.ndarray, bits: float) -> int:
         start, slope = self.size_line.tolist()

@@ -141,7 +141,7 @@ def _check_folder(who: str, output: str, count: int) -> None:
         # A forgotten OUT takes the last IN for one, or a typing error makes folders.
         raise UserError(
             f"{who}: {output} looks like a file, and {count} files go into a folder\n"
-            f"  Next: give a folder as the last path, or, if it is one, {output}{os.sep}"
+            f"  Next: give a folder as the last path; if it is one: {output}{os.sep}"
         )
 
 

@@ -91,8 +91,9 @@ class Task:
             self.model, device="cpu", revision=self.revision, allow=self.allow
         )
         if not codec.has_files:
+            kind = type(codec.codec).__name__
             raise UserError(
-                f"{self.who}: --model {self.model}: {type(codec.codec).__name__} has no "
+                f"{self.who}: --model {self.model}: {kind} has no "
                 "file format\n  Next: give a codec that has one, as of recipes/codec/"
             )
         if self.who == "decode":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,12 @@ class CodecResult:
     ---------
     wav : torch.Tensor
         Reconstruction, as many samples as went in, [batch, time].
-    rvq : RVQResult
-        What the quantizer returned: codes, loss, metrics.
+    rvq : RVQResult or None
+        What the quantizer returned: codes, loss, metrics; None where there is none.
     """
 
     wav: torch.Tensor
-    rvq: RVQResult
+    rvq: RVQResult | None
 
 
 class NestedRates:
@@ -33,6 +34,18 @@ class NestedRates:
     ``sample_rate`` and ``hop_samples``. Rates are nominal: every code costs
     log2(codebook_size) bits, nothing is entropy-coded.
     """
+
+    def reconstructions(
+        self, wav: torch.Tensor, kbps: Sequence[float]
+    ) -> dict[float, torch.Tensor]:
+        """Encode [batch, time] once, and decode it at each of these rates."""
+        codes = self.encode(wav, kbps=max(kbps))
+        return {
+            rate: self.decode(
+                codes[:, : self.kbps_to_quantizers(rate)], length=wav.shape[-1]
+            )
+            for rate in kbps
+        }
 
     @property
     def frame_rate(self) -> float:
@@ -46,6 +59,10 @@ class NestedRates:
         return tuple(
             (n + 1) * bits / 1000 for n in range(self.quantizer.num_quantizers)
         )
+
+    def check_kbps(self, kbps: float) -> None:
+        """Raise ValueError if there is no such rate; see `kbps_to_quantizers`."""
+        self.kbps_to_quantizers(kbps)
 
     def kbps_to_quantizers(self, kbps: float | None) -> int:
         """Most quantizers whose rate is no more than ``kbps``; None is all of them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -18,12 +19,16 @@ from speechbrain_ext.codec.container import (
     read_coded,
     write_coded,
 )
+from speechbrain_ext.codec.post_filter import Decoded, PostFilter
 from speechbrain_ext.codec.settings import WaveSettings
 from speechbrain_ext.codec.wave import WaveCoder
 from speechbrain_ext.data.audio import resample
+from speechbrain_ext.models.codec import CodecResult
 
 #: Settings by the number that a file names them with.
 PERCEPTUAL, FIDELITY = 0, 1
+#: Rates that make sense, in kbps; below the lowest not even envelopes fit.
+LOWEST_KBPS, HIGHEST_KBPS = 2.0, 256.0
 #: One step for all, no noise: the least error for its bits.
 _FLAT = WaveSettings(
     gamma=0.0,
@@ -37,8 +42,9 @@ _FLAT = WaveSettings(
 class WaveCodec(nn.Module):
     """A transform coder with two settings: for the ear, and for the waveform.
 
-    What it learns from a corpus are the contexts of its entropy coder; a recording is a
-    file of some bytes, which any machine decodes to the same symbols.
+    What it learns from a corpus are the contexts of its entropy coder, by `initialize`,
+    and a small post-filter, by gradients through `forward`. A recording is a file of
+    some bytes, which any machine decodes to the same symbols.
 
     Arguments
     ---------
@@ -50,12 +56,18 @@ class WaveCodec(nn.Module):
         Coefficients per frame of either.
     hidden : int
         Units of the networks of coefficients.
+    context_steps : int
+        Of learning the contexts.
+    post_filter_channels : int
+        Of the post-filter's layers; 0: there is none.
+    train_kbps : sequence of float
+        At which crops are coded to learn from, one after the other.
 
     Example
     -------
-    >>> codec = WaveCodec(hidden=8)
+    >>> codec = WaveCodec(hidden=8, context_steps=80)
     >>> noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
-    >>> codec.initialize([noise], steps=80)
+    >>> codec.initialize([noise])
     >>> data = codec.compress(noise, 8000, kbps=8)
     >>> wave, sample_rate = codec.decompress(data)
     >>> len(data) <= 1000, wave.shape, sample_rate
@@ -70,12 +82,25 @@ class WaveCodec(nn.Module):
         hop_samples: int = 256,
         fidelity_hop_samples: int = 320,
         hidden: int = 32,
+        context_steps: int = 1200,
+        post_filter_channels: int = 20,
+        train_kbps: Sequence[float] = (6.0, 9.0, 14.0),
     ):
         super().__init__()
+        if not train_kbps or not all(0 < rate < math.inf for rate in train_kbps):
+            raise ValueError(
+                f"WaveCodec: train_kbps must be positive rates, got {train_kbps}"
+            )
         kept = {"sample_rate": sample_rate, "hidden": hidden}
         self.sample_rate = sample_rate
+        self.context_steps = context_steps
+        self.train_kbps = tuple(train_kbps)
+        channels = post_filter_channels
         self.perceptual = WaveCoder(
-            settings or WaveSettings(), hop_samples=hop_samples, **kept
+            settings or WaveSettings(),
+            hop_samples=hop_samples,
+            post_filter=PostFilter(channels) if channels else None,
+            **kept,
         )
         self.fidelity = WaveCoder(
             _FLAT, hop_samples=fidelity_hop_samples, window="sine", **kept
@@ -83,15 +108,87 @@ class WaveCodec(nn.Module):
 
     def initialize(
         self,
-        waves: Sequence[np.ndarray],
+        waves: Sequence[np.ndarray | torch.Tensor],
         *,
-        steps: int = 1200,
         seed: int = 0,
         progress: Callable[[], None] | None = None,
     ) -> None:
-        """Learn from waveforms at `sample_rate`, [time] each; see `WaveCoder.learn`."""
+        """Learn contexts from waveforms at `sample_rate`, [time] each.
+
+        Arguments
+        ---------
+        waves : sequence of np.ndarray or torch.Tensor
+            On the CPU.
+        seed : int
+            Of first weights and batches.
+        progress : callable or None
+            Called `initialization_steps` times.
+
+        Raises
+        ------
+        ValueError
+            If there is nothing to learn from.
+        """
+        waves = [np.asarray(wave) for wave in waves]
+        if not any(wave.any() for wave in waves):
+            raise ValueError("WaveCodec: needs sound to learn from, got silence alone")
         for coder in (self.perceptual, self.fidelity):
-            coder.learn(waves, steps=steps, seed=seed, progress=progress)
+            coder.learn(waves, steps=self.context_steps, seed=seed, progress=progress)
+
+    @property
+    def initialization_steps(self) -> int:
+        """How often `initialize` tells of progress."""
+        return sum(
+            self.context_steps
+            + coder.settings.sends_envelope * max(self.context_steps // 2, 1)
+            for coder in (self.perceptual, self.fidelity)
+        )
+
+    # -- training the post-filter -------------------------------------------------
+
+    def forward(self, wav: torch.Tensor) -> CodecResult:
+        """Code crops at `train_kbps`, one after the other, and mend them.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            [batch, time]; the gradient reaches the post-filter alone.
+
+        Returns
+        -------
+        CodecResult
+            Of the whole change, whatever ``filter_strength`` is; ``rvq`` is None.
+        """
+        rates = self.train_kbps
+        chosen = [rates[i % len(rates)] for i in range(len(wav))]
+        made = self._coded(wav, chosen, strength=1.0)
+        return CodecResult(made, None)
+
+    def reconstructions(
+        self, wav: torch.Tensor, kbps: Sequence[float]
+    ) -> dict[float, torch.Tensor]:
+        """Code waveforms [batch, time] at about each of these rates; no file is made.
+
+        `compress` holds a rate exactly and takes several times as long.
+        """
+        return {rate: self._coded(wav, [rate] * len(wav)) for rate in kbps}
+
+    def check_kbps(self, kbps: float) -> None:
+        """Raise ValueError if no speech could be coded at this rate, or none needs it."""
+        if not LOWEST_KBPS <= kbps <= HIGHEST_KBPS:
+            raise ValueError(
+                f"WaveCodec: kbps must be between {LOWEST_KBPS:g} and "
+                f"{HIGHEST_KBPS:g}, got {kbps:g}"
+            )
+
+    def _coded(self, wav, kbps, strength=None) -> torch.Tensor:
+        coder, found = self.perceptual, []
+        for one, rate in zip(wav.detach().cpu().numpy(), kbps, strict=True):
+            found.append(coder.decoded(*coder.quantise(coder.analyse(one), rate)))
+        decoded = Decoded(*(torch.cat(parts).to(wav.device) for parts in zip(*found)))
+        return coder.mdct.inverse(coder.mended(decoded, strength), wav.shape[1])
+
+    # -- files ---------------------------------------------------------------------
 
     def digest(self) -> bytes:
         """SHA-256 of all that encoder and decoder must share."""
@@ -126,8 +223,8 @@ class WaveCodec(nn.Module):
         milliseconds take what they must.
         snr : float or None
             Least signal-to-noise ratio in dB, at `sample_rate` of the codec.
-        codebooks : None
-            Other codecs have them.
+        codebooks : int or None
+            Of other codecs; refused here.
 
         Returns
         -------
@@ -142,7 +239,8 @@ class WaveCodec(nn.Module):
         """
         if codebooks is not None:
             raise ValueError(
-                f"WaveCodec: codebooks={codebooks}: has no codebooks; give kbps or snr"
+                "WaveCodec: has no codebooks; give kbps or snr, got codebooks "
+                f"{codebooks}"
             )
         wanted = kbps if snr is None else snr
         if (kbps is None) == (snr is None) or not wanted > 0:

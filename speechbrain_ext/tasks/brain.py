@@ -164,6 +164,7 @@ class TaskBrain(NaNSafeBrain):
             shown = {
                 name: f"{float(self.term_sums[name]) / count:.3f}"
                 for name in self.shown_terms
+                if name in self.term_sums
             }
             shown["lr"] = f"{self.optimizer.param_groups[0]['lr']:.1e}"
             self._shown = (now, shown)

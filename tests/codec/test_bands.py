@@ -67,7 +67,7 @@ def values(x, step=0.02, **options):
     rows = np.rint(x / 2.0 ** (steps / 256)).astype(np.int64)
     settings = {"centroids": np.zeros(3), "fill": np.zeros(NUM_BANDS), "fill_cap": 0.5}
     symbols = Symbols(level, rows)
-    return rows, dequantise(symbols, steps, EDGES, **(settings | options))
+    return rows, sum(dequantise(symbols, steps, EDGES, **(settings | options)))
 
 
 def test_without_noise_a_value_is_its_integer_and_its_centroid():

@@ -15,8 +15,8 @@ from tests.codec.signals import speech
 
 @pytest.fixture(scope="module")
 def codec():
-    found = WaveCodec(hidden=8)
-    found.initialize([speech(seed=n) for n in range(2)], steps=40)
+    found = WaveCodec(hidden=8, context_steps=40)
+    found.initialize([speech(seed=n) for n in range(2)])
     return found
 
 

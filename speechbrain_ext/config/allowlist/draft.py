@@ -44,6 +44,7 @@ NAMESPACES = {
     "speechbrain.processing": "CF",
     "speechbrain.tokenizers": "CF",
     "speechbrain_ext.brain": "X",
+    "speechbrain_ext.codec.settings": "C",
     "speechbrain_ext.data": "X",
     "speechbrain_ext.losses": "C",
     "speechbrain_ext.models": "C",

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from speechbrain_ext.report.codec.results import METRICS, system_folder
+from speechbrain_ext.report.codec.results import (
+    METRICS,
+    rate_digits,
+    system_folder,
+)
 from speechbrain_ext.report.codec.tables import LABELS
 
 #: Utterances with players; more would only make the page long.
@@ -29,9 +33,10 @@ def render_players(results: dict[str, Any], folder: Path) -> str:
                     folder,
                     system_folder(system),
                     utt_id,
-                    f"{LABELS.get(name, name)} {system['kbps']:.1f} kbps",
+                    f"{LABELS.get(name, name)}, "
+                    f"{system['kbps']:.{rate_digits(system)}f} kbps",
                     describe_scores(scores),
-                    name == "ours",
+                    name != "opus",
                 )
             )
         if any(rows):

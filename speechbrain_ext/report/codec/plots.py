@@ -13,7 +13,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from speechbrain_ext.report.codec.results import METRICS
 from speechbrain_ext.report.plots import COLOURS, Panel, draw_curves, open_figure, say
 
-SYSTEMS = {"ours": ("ours", COLOURS[0], "o"), "opus": ("Opus", COLOURS[1], "s")}
+SYSTEMS = {
+    "ours": ("ours", COLOURS[0], "o"),
+    "fidelity": ("ours, SNR held", COLOURS[2], "^"),
+    "opus": ("Opus", COLOURS[1], "s"),
+}
 
 
 def plot_rate_distortion(

@@ -2,9 +2,10 @@
 
 An entry of ``systems``::
 
-    {"name": "ours" or "opus",
+    {"name": "ours", "fidelity" (ours, where an SNR was asked for) or "opus",
      "kbps": float,
-     "rate_kind": "nominal" or "measured payload",
+     "rate_kind": "nominal", "whole files" or "measured payload",
+     "asked_snr_db": float, of "fidelity" alone,
      "mean": what mean_scores says of the files,
      "files": [{"utt_id", **what score_pair says}, ...]}
 
@@ -31,12 +32,17 @@ METRICS = {
     "estoi": ("ESTOI", 3, True),
     "log_spectral_distance_db": ("LSD dB", 2, False),
 }
-RATE_KINDS = ("nominal", "measured payload")
+RATE_KINDS = ("nominal", "whole files", "measured payload")
 
 
 def system_folder(system: dict[str, Any]) -> str:
     """Name the folder of a system's waveforms, such as ``ours_8.0k``."""
-    return f"{system['name']}_{system['kbps']:.1f}k"
+    return f"{system['name']}_{system['kbps']:.{rate_digits(system)}f}k"
+
+
+def rate_digits(system: dict[str, Any]) -> int:
+    """Digits that keep rates apart: those of files are nearer to each other."""
+    return 2 if system["rate_kind"] == "whole files" else 1
 
 
 def codec_problems(results: dict[str, Any], folder: Path) -> list[str]:

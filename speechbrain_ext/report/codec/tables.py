@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from speechbrain_ext.report.codec.results import METRICS, margins_over_opus
+from speechbrain_ext.report.codec.results import (
+    METRICS,
+    margins_over_opus,
+    rate_digits,
+)
 from speechbrain_ext.report.tables import Page, Table
 
-LABELS = {"ours": "ours", "opus": "Opus"}
-RATE_NOTE = (
-    "↓: less is better. Our rates are nominal: codebooks x bits x frames per second. "
-    "Those of Opus are measured: its packets without the Ogg container, over the "
-    "duration of the files. Opus is aligned to a fraction of a sample before it is "
-    "scored."
-)
+LABELS = {"ours": "ours", "fidelity": "ours, SNR held", "opus": "Opus"}
+RATE_NOTES = {
+    "nominal": "Our rates are nominal: codebooks x bits x frames per second.",
+    "whole files": "Our rates are those of whole files, header and checksum included.",
+    "measured payload": (
+        "Those of Opus are measured: its packets without the Ogg container, over the "
+        "duration of the files. Opus is aligned to a fraction of a sample before it is "
+        "scored."
+    ),
+}
 
 
 def codec_page(results: dict[str, Any]) -> Page:
@@ -22,8 +29,15 @@ def codec_page(results: dict[str, Any]) -> Page:
     return Page(
         str(results["conditions"].get("model") or "Codec"),
         f"{table.title}. Scored {results['created']}.",
-        [part for part in (table, margin_table(results), RATE_NOTE) if part],
+        [part for part in (table, margin_table(results), rate_note(results)) if part],
     )
+
+
+def rate_note(results: dict[str, Any]) -> str:
+    """Say what the rates of these systems count."""
+    kinds = {system["rate_kind"] for system in results["systems"]}
+    told = [note for kind, note in RATE_NOTES.items() if kind in kinds]
+    return " ".join(["↓: less is better.", *told])
 
 
 def _metrics_shown(results: dict[str, Any]) -> list[str]:
@@ -65,7 +79,7 @@ def score_table(results: dict[str, Any]) -> Table:
     rows = [
         [
             LABELS.get(system["name"], system["name"]),
-            f"{system['kbps']:.1f}",
+            f"{system['kbps']:.{rate_digits(system)}f}",
             system["rate_kind"].split()[0],
             *(cell(system, name) for name in names),
         ]
@@ -76,7 +90,7 @@ def score_table(results: dict[str, Any]) -> Table:
         f"Mean over {len(files)} test files",
         ["codec", "kbps", "rate", *(_heading(name) for name in names)],
         rows,
-        [system["name"] == "ours" for system in systems],
+        [system["name"] != "opus" for system in systems],
         notes,
         heading="Scores",
     )
@@ -93,10 +107,11 @@ def margin_table(results: dict[str, Any]) -> Table | None:
     if not margins:
         return None
     names = _metrics_shown(results)
+    digits = max(map(rate_digits, results["systems"]))
     rows = [
         [
-            f"{row['opus_kbps']:.1f}",
-            f"{row['our_kbps']:.1f}",
+            f"{row['opus_kbps']:.{digits}f}",
+            f"{row['our_kbps']:.{digits}f}",
             *(
                 "not measured"
                 if row[name] is None

@@ -24,7 +24,6 @@ REQUIRED_KEYS = (
     "eval_kbps",
     "tensorboard",
     "wandb",
-    "vq_weight",
     "modules",
     "opt_class",
     "schedule",
@@ -32,4 +31,10 @@ REQUIRED_KEYS = (
     "checkpointer",
     "train_logger",
 )
-OPTIONAL_KEYS = ("nan_guard", "keep_quarantined")
+OPTIONAL_KEYS = (
+    "vq_weight",
+    "nan_guard",
+    "keep_quarantined",
+    "choose_by",
+    "eval_snr",
+)

@@ -21,17 +21,24 @@ class CodecBrain(TaskBrain):
     Arguments
     ---------
     modules : dict
-        ``codec``: `TransformCodec` or `SEANetCodec`; ``reconstruction``:
+        ``codec``: `TransformCodec`, `SEANetCodec` or `WaveCodec`; ``reconstruction``:
         `ReconstructionLoss`.
     hparams : dict
-        Beside what `TaskBrain` reads: ``vq_weight`` (of the quantizer's own loss) and
-        ``valid_kbps`` (list of float).
+        Beside what `TaskBrain` reads: ``vq_weight`` (of the quantizer's own loss, for a
+        codec that has one), ``valid_kbps`` (list of float) and ``choose_by`` (``snr``,
+        which is what is taken if it is left out, or ``loss``).
 
     The best checkpoint is the one with the highest valid SNR, averaged over
-    ``valid_kbps``; a non-finite SNR is the worst there is.
+    ``valid_kbps``, or the one with the lowest reconstruction loss there: what mends
+    the sound may cost SNR. One that is not finite is the worst there is.
     """
 
     shown_terms = ("loss", "recon", "vq")
+
+    @property
+    def choose_by(self) -> str:
+        """What the best checkpoint is best in: snr or loss."""
+        return getattr(self.hparams, "choose_by", "snr")
 
     # -- one batch ---------------------------------------------------------------
 
@@ -42,20 +49,20 @@ class CodecBrain(TaskBrain):
         if stage == Stage.TRAIN:
             return self.modules.codec(wav)
         codec = getattr(self.modules.codec, "module", self.modules.codec)
-        codes = codec.encode(wav, kbps=max(self.hparams.valid_kbps))
-        return {
-            kbps: codec.decode(
-                codes[:, : codec.kbps_to_quantizers(kbps)], length=wav.shape[-1]
-            )
-            for kbps in self.hparams.valid_kbps
-        }
+        return codec.reconstructions(wav, self.hparams.valid_kbps)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Return the weighted sum of all loss terms, or minus the mean SNR in dB."""
+        """Return the weighted sum of all loss terms, or what checkpoints are chosen by.
+
+        In validation minus the mean SNR in dB, or the mean reconstruction loss.
+        """
         wav = batch.wav.data.to(self.device)
         if stage != Stage.TRAIN:
             return self._score(predictions, wav, batch.id)
         recon = self.modules.reconstruction(predictions.wav, wav)
+        if predictions.rvq is None:
+            self.remember({"loss": recon.total, **recon.terms})
+            return recon.total
         vq = predictions.rvq.loss
         total = recon.total + self.hparams.vq_weight * vq
         metrics = predictions.rvq.metrics
@@ -73,15 +80,19 @@ class CodecBrain(TaskBrain):
         return total
 
     def _score(self, predictions, wav, utt_ids) -> torch.Tensor:
-        """SNR in dB of every rate; a non-finite one is named and left out."""
+        """SNR and loss of every rate; a non-finite one is named and left out."""
         power = wav.double().square().sum().clamp(min=1e-12)
         scores = []
+        by_loss = self.choose_by == "loss"
         for kbps, estimate in predictions.items():
             noise = (wav.double() - estimate.double()).square().sum()
             snr = 10 * torch.log10(power / noise.clamp(min=1e-12))
-            if torch.isfinite(snr):
+            loss = -snr
+            if by_loss:
+                loss = self.modules.reconstruction(estimate, wav).total
+            if torch.isfinite(snr) and torch.isfinite(loss):
                 self.valid_snr[kbps].append(snr.item())
-                scores.append(snr)
+                scores.append(loss)
             else:
                 self.valid_rejected += 1
                 logger.warning(
@@ -91,14 +102,17 @@ class CodecBrain(TaskBrain):
                 )
         if not scores:
             return torch.tensor(math.nan)
-        return -torch.stack(scores).mean().float()
+        mean = torch.stack(scores).mean().float()
+        if by_loss:
+            self.valid_losses.append(mean.item())
+        return mean
 
     # -- a run -------------------------------------------------------------------
 
     def announce(self, loader):
         """Say what will be trained; warn of a rule that does not learn."""
         super().announce(loader)
-        quantizer = self.modules.codec.quantizer
+        quantizer = getattr(self.modules.codec, "quantizer", None)
         seed_rule = getattr(quantizer, "ema_target", "residual") == "quantized"
         if seed_rule and if_main_process():
             print(
@@ -117,6 +131,7 @@ class CodecBrain(TaskBrain):
             self.modules.reconstruction.saturations.zero_()
         else:
             self.valid_snr = {kbps: [] for kbps in self.hparams.valid_kbps}
+            self.valid_losses = []
             self.valid_rejected = 0
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
@@ -129,10 +144,11 @@ class CodecBrain(TaskBrain):
                 for kbps, x in self.valid_snr.items()
             }
             snr = sum(stats.values()) / len(stats)
-            self.log_epoch(
-                epoch, {"snr": snr, **stats, "nonfinite": self.valid_rejected}
-            )
+            meta, best = {"snr": snr}, {"max_keys": ["snr"]}
+            if self.choose_by == "loss":
+                found = self.valid_losses
+                meta["loss"] = sum(found) / len(found) if found else math.nan
+                best = {"min_keys": ["loss"]}
+            self.log_epoch(epoch, {**meta, **stats, "nonfinite": self.valid_rejected})
             # The guarded checkpointer verifies the state, and a NaN is never the best.
-            self.checkpointer.save_and_keep_only(
-                meta={"snr": snr, "epoch": epoch}, max_keys=["snr"]
-            )
+            self.checkpointer.save_and_keep_only(meta={**meta, "epoch": epoch}, **best)

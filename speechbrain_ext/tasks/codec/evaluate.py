@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import multiprocessing
 import os
 import shutil
@@ -12,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.progress import Progress
 
 from speechbrain_ext.config import Recipe
@@ -25,7 +25,13 @@ from speechbrain_ext.report.results import write_results
 from speechbrain_ext.scoring.opus import opus_points
 from speechbrain_ext.scoring.signal import mean_scores, score_pair
 from speechbrain_ext.tasks.author import tell_author
-from speechbrain_ext.tasks.codec.rates import quantizers_of
+from speechbrain_ext.tasks.codec.points import (
+    PAYLOAD,
+    Point,
+    makes_files,
+    our_points,
+)
+from speechbrain_ext.tasks.codec.rates import check_rates
 from speechbrain_ext.tasks.codec.weights import load_best
 from speechbrain_ext.tasks.conditions import (
     data_conditions,
@@ -47,6 +53,7 @@ def evaluate(
     test_manifest: str | Path,
     *,
     kbps: Sequence[float] | None = None,
+    snr: Sequence[float] | None = None,
     device: str | None = None,
     jobs: int | None = None,
 ) -> dict:
@@ -59,7 +66,11 @@ def evaluate(
     test_manifest : str or Path
         The files to score; no choice was made by them.
     kbps : Sequence[float] or None
-        Nested bitrates to score; None: the recipe's ``eval_kbps``.
+        Bitrates to score; None: the recipe's ``eval_kbps``. A codec that has any rate
+        is scored at those of Opus too.
+    snr : Sequence[float] or None
+        Signal-to-noise ratios in dB that a codec of that kind shall hold; None: the
+        recipe's ``eval_snr``, if it has any.
     device : str or None
         Where the codec runs; None: on a GPU if there is one.
     jobs : int or None
@@ -93,26 +104,26 @@ def evaluate(
     packed = load_packed(codec, folder, save_folder, "codec")
     meta = packed or load_best(codec, save_folder).meta
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
-    stages = quantizers_of(codec, rates, "kbps")
+    check_rates(codec, rates, "kbps")
+    snrs = sorted({float(ratio) for ratio in snr or hparams.get("eval_snr") or ()})
 
     wavs = {utt_id: read_samples(u) for utt_id, u in utterances.items()}
     with Progress(transient=True) as progress:
-        task = progress.add_task("reconstruct", total=len(wavs))
-        ours: dict[float, list[np.ndarray]] = {rate: [] for rate in rates}
-        for wav in wavs.values():
-            for rate, estimate in zip(
-                rates, nested_reconstructions(codec, wav, stages, device), strict=True
-            ):
-                ours[rate].append(estimate)
-            progress.advance(task)
-        opus = opus_points(list(wavs.values()), sample_rate)
-        candidates = [
-            ("ours", codec.bitrates[stages[i] - 1], "nominal", ours[rate])
-            for i, rate in enumerate(rates)
-        ]
-        candidates += [
-            ("opus", point.kbps, "measured payload", point.wavs) for point in opus
-        ]
+        samples = list(wavs.values())
+        opus = opus_points(samples, sample_rate)
+        if makes_files(codec) and kbps is None:
+            # A hair below, never above: bytes are whole.
+            rates = sorted({*rates, *(math.floor(100 * o.kbps) / 100 for o in opus)})
+        total = len(samples) * (len(rates) + len(snrs))
+        task = progress.add_task("reconstruct", total=total)
+        candidates = list(
+            our_points(
+                *(codec, samples, sample_rate),
+                **{"rates": rates, "snrs": snrs, "device": device},
+                advance=lambda: progress.advance(task),
+            )
+        )
+        candidates += [Point("opus", o.kbps, PAYLOAD, o.wavs) for o in opus]
         task = progress.add_task("measure", total=len(candidates) * len(wavs))
         systems = measure(
             candidates, wavs, sample_rate, jobs, lambda: progress.advance(task)
@@ -133,17 +144,6 @@ def evaluate(
     return write_results(folder / "results.json", results)
 
 
-@torch.no_grad()
-def nested_reconstructions(codec, wav, stages, device) -> list[np.ndarray]:
-    """Encode once, decode the first n codes for each n in ``stages``."""
-    signal = torch.from_numpy(wav)[None].to(device)
-    codes = codec.encode(signal)
-    return [
-        codec.decode(codes[:, :n], length=len(wav))[0].float().cpu().numpy()
-        for n in stages
-    ]
-
-
 def measure(candidates, wavs, sample_rate, jobs, advance) -> list[dict]:
     """Score all files of all candidates in parallel processes."""
     jobs = jobs or os.cpu_count() or 1
@@ -159,23 +159,24 @@ def measure(candidates, wavs, sample_rate, jobs, advance) -> list[dict]:
             pending = [
                 [
                     pool.submit(score_pair, wav, estimate, sample_rate)
-                    for wav, estimate in zip(wavs.values(), estimates, strict=True)
+                    for wav, estimate in zip(wavs.values(), point.wavs, strict=True)
                 ]
-                for *_, estimates in candidates
+                for point in candidates
             ]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, open_signals)
         try:
-            for (name, kbps, kind, _), futures in zip(candidates, pending, strict=True):
+            for point, futures in zip(candidates, pending, strict=True):
                 files = []
                 for utt_id, future in zip(wavs, futures, strict=True):
                     files.append({"utt_id": utt_id, **future.result()})
                     advance()
                 systems.append(
                     {
-                        "name": name,
-                        "kbps": round(float(kbps), 3),
-                        "rate_kind": kind,
+                        "name": point.name,
+                        "kbps": round(float(point.kbps), 3),
+                        "rate_kind": point.rate_kind,
+                        **point.more,
                         "mean": mean_scores(files),
                         "files": files,
                     }
@@ -191,8 +192,8 @@ def write_reconstructions(folder: Path, systems, candidates, wavs, rate) -> None
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     places = {"reference": wavs.values()}
-    for system, (*_, estimates) in zip(systems, candidates, strict=True):
-        places[system_folder(system)] = estimates
+    for system, point in zip(systems, candidates, strict=True):
+        places[system_folder(system)] = point.wavs
     for place, estimates in places.items():
         for utt_id, wav in zip(wavs, estimates, strict=True):
             if np.isfinite(wav).all():

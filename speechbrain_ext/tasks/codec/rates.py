@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from speechbrain_ext.errors import UserError
 
 
-def quantizers_of(codec, rates: Sequence[float], option: str) -> list[int]:
-    """Return the number of quantizers for each bitrate.
+def check_rates(codec, rates: Sequence[float], option: str) -> None:
+    """Refuse bitrates that a codec does not have.
 
     Arguments
     ---------
-    codec : TransformCodec or SEANetCodec
-        Has ``kbps_to_quantizers``.
+    codec : TransformCodec, SEANetCodec or WaveCodec
+        Has ``check_kbps``.
     rates : Sequence[float]
         In kbps.
     option : str
@@ -22,14 +22,13 @@ def quantizers_of(codec, rates: Sequence[float], option: str) -> list[int]:
     Raises
     ------
     UserError
-        Naming all rates that the codec does not have.
+        Naming all of them.
     """
-    numbers, wrong = [], []
+    wrong = []
     for rate in rates:
         try:
-            numbers.append(codec.kbps_to_quantizers(rate))
+            codec.check_kbps(rate)
         except ValueError as error:
             wrong.append(str(error))
     if wrong:
         raise UserError(f"--{option}:\n  " + "\n  ".join(wrong))
-    return numbers

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from speechbrain.utils.distributed import get_rank, if_main_process
 
 from speechbrain_ext.config import Recipe
@@ -15,7 +19,7 @@ from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.resume import changes
 from speechbrain_ext.tasks.brain import brain_of
 from speechbrain_ext.tasks.codec.brain import CodecBrain
-from speechbrain_ext.tasks.codec.rates import quantizers_of
+from speechbrain_ext.tasks.codec.rates import check_rates
 from speechbrain_ext.tasks.initialize import load_initial_weights
 from speechbrain_ext.tasks.settings import (
     enough,
@@ -65,8 +69,8 @@ def make_brain(recipe: Recipe) -> CodecBrain:
     hparams = recipe.hparams
     if hparams["num_threads"]:
         torch.set_num_threads(hparams["num_threads"])
-    quantizers_of(hparams["modules"]["codec"], hparams["valid_kbps"], "valid_kbps")
-    quantizers_of(hparams["modules"]["codec"], hparams["eval_kbps"], "eval_kbps")
+    for name in ("valid_kbps", "eval_kbps"):
+        check_rates(hparams["modules"]["codec"], hparams[name], name)
     return brain_of(CodecBrain, recipe, hparams["modules"])
 
 
@@ -95,6 +99,10 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
         Naming all of them.
     """
     faults = setting_faults(hparams, run_opts)
+    if hparams.get("choose_by", "snr") not in ("snr", "loss"):
+        faults.append(f"choose_by is snr or loss, got {hparams['choose_by']!r}")
+    if hasattr(hparams["modules"]["codec"], "quantizer") and "vq_weight" not in hparams:
+        faults.append("vq_weight is missing: the weight of the quantizer's own loss")
     for name in ("valid_kbps", "eval_kbps"):
         if not hparams[name]:
             faults.append(f"{name} must name at least one bitrate, got []")
@@ -116,16 +124,28 @@ def first_weights(brain: CodecBrain, train_set: dict) -> None:
         chosen = enough(train_set, hparams["seed"], ENOUGH_SECONDS)
         if if_main_process():
             print(
-                f"first weights by k-means from {len(chosen)} of {len(train_set)} "
-                "train files ...",
+                f"first weights from {len(chosen)} of {len(train_set)} train files ...",
                 file=sys.stderr,
             )
         waves = [torch.from_numpy(read_samples(u)) for u in chosen]
         try:
-            codec.initialize(waves, seed=hparams["seed"])
+            with shown_progress(codec) as options:
+                codec.initialize(waves, seed=hparams["seed"], **options)
         except ValueError as error:
             raise UserError(
                 f"{hparams['train_manifest']}: too little to start from: {error}"
             ) from error
         brain.seconds_before = time.monotonic() - started
         brain.starts_trained = True
+
+
+@contextlib.contextmanager
+def shown_progress(codec) -> Iterator[dict]:
+    """Show a bar while a codec learns its first weights, if it tells how it goes on."""
+    steps = getattr(codec, "initialization_steps", 0)
+    if not steps or not if_main_process():
+        yield {}
+        return
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("learn contexts", total=steps)
+        yield {"progress": lambda: progress.advance(task)}

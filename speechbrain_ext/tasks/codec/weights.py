@@ -71,7 +71,8 @@ def load_codec(
 def load_best(
     codec: torch.nn.Module, save_folder: Path, *, stage: str = "evaluate"
 ) -> Checkpoint:
-    """Load the checkpoint with the highest valid SNR, and return it.
+    """Load the best checkpoint, and return it: of the highest valid SNR, or the lowest
+    valid loss where the recipe says so.
 
     Raises
     ------
@@ -85,7 +86,9 @@ def load_best(
             f"{stage}: no checkpoint in {save_folder}; train first: {train}"
         )
     try:
-        found = checkpointer.recover_if_possible(max_key="snr")
+        by_loss = any("loss" in c.meta for c in checkpointer.list_checkpoints())
+        best = {"min_key": "loss"} if by_loss else {"max_key": "snr"}
+        found = checkpointer.recover_if_possible(**best)
     except UserError:  # damaged, and it says which file
         raise
     except (
@@ -103,6 +106,6 @@ def load_best(
     if found is None:
         raise UserError(
             f"{stage}: the checkpoints in {save_folder} were written within an epoch "
-            f"and have no valid SNR yet; let training finish: {train}"
+            f"and have no validation yet; let training finish: {train}"
         )
     return found

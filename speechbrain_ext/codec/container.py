@@ -31,8 +31,11 @@ MODEL_BYTES = 4
 KINDS = {0: "perceptual", 1: "fidelity", 2: "RVQ codes"}
 #: Rates of recordings, Hz, and most channels: others are refused before any work.
 LEAST_RATE, MOST_RATE, MOST_CHANNELS = 1000, 768_000, 256
-#: More is no recording, but a damaged header: a day, in samples.
+#: Odd rates above this have filters of so many taps that converting takes minutes.
+_ANY_RATE, _RATE_STEP = 48_000, 100
+#: More is no recording, but a damaged header: a day.
 _MOST_SECONDS = 86_400
+_MOST_NUMBER = 1 << 62
 _MOST_STEP = 1 << 16
 _CHECKSUM_BYTES = 4
 
@@ -76,14 +79,18 @@ def check_limits(sample_rate: int, num_samples: int, channels: int) -> None:
         Naming the value and its limits.
     """
     limits = (
-        ("sample rate", sample_rate, LEAST_RATE, MOST_RATE, "Hz"),
-        ("length", num_samples, 1, _MOST_SECONDS * sample_rate, "samples"),
-        ("channels", channels, 1, MOST_CHANNELS, ""),
+        ("sample rate", sample_rate, LEAST_RATE, MOST_RATE),
+        ("samples", num_samples, 1, _MOST_SECONDS * sample_rate),
+        ("channels", channels, 1, MOST_CHANNELS),
     )
-    for what, value, least, most, unit in limits:
+    for what, value, least, most in limits:
         if not least <= value <= most:
-            text = f"{what}: {value} {unit}".rstrip()
-            raise ValueError(f"{text}; a file holds {least} to {most}")
+            raise ValueError(f"{what}: {value}; a file holds {least} to {most}")
+    if sample_rate > _ANY_RATE and sample_rate % _RATE_STEP:
+        raise ValueError(
+            f"sample rate: {sample_rate}; above {_ANY_RATE} Hz a file holds multiples "
+            f"of {_RATE_STEP}"
+        )
 
 
 def write_coded(coded: Coded) -> bytes:
@@ -204,18 +211,13 @@ def _read_whole(reader: _Reader) -> Coded:
 def _read_header(reader: _Reader) -> dict:
     reader.take(len(MAGIC) + 1)
     found = {"model": reader.take(MODEL_BYTES), "kind": reader.take(1)[0]}
-    rate = reader.number(MOST_RATE, "sample rate")
-    if rate < LEAST_RATE:
-        raise reader.fault(f"sample rate: {rate} Hz is less than {LEAST_RATE}")
-    samples = reader.number(_MOST_SECONDS * rate, "samples")
-    channels = reader.number(MOST_CHANNELS, "channels")
-    if not samples or not channels:
-        raise reader.fault(f"{samples} samples of {channels} channels are nothing")
-    return found | {
-        "sample_rate": rate,
-        "num_samples": samples,
-        "channels": channels,
-    }
+    names = ("sample_rate", "num_samples", "channels")
+    found |= {name: reader.number(_MOST_NUMBER, name) for name in names}
+    try:
+        check_limits(*(found[name] for name in names))
+    except ValueError as error:
+        raise reader.fault(str(error)) from None
+    return found
 
 
 def _read_table(reader: _Reader, channels: int) -> tuple[list[int], list[int]]:

@@ -52,11 +52,6 @@ class WaveSettings:
                 raise ValueError(
                     f"WaveSettings: {name} has {knots} knots, got {getattr(self, name)}"
                 )
-            # One form, however they were given: models are told apart by it.
-            knotted = tuple(map(float, getattr(self, name)))
-            object.__setattr__(self, name, knotted)
-        for name in ("gamma", "fill_cap", "price", "filter_strength"):
-            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 <= self.filter_strength <= 1:
             raise ValueError(
                 "WaveSettings: filter_strength lies in [0, 1], got "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -110,10 +110,8 @@ def _start(task: Task) -> None:
         raise SystemExit(1)  # unwinds through what removes a draft
 
     signal.signal(signal.SIGTERM, stop)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # the other cores have files of their own
     _state["work"] = task.open()
 
 

@@ -123,6 +123,8 @@ def _check_aim(model: str, codec: SpeechCodec, aim: Mapping[str, Any]) -> None:
         what = "promises no fidelity" if codec.has_codes else "has no codebooks"
         raise UserError(f"{said} {what}\n  Next: {has}")
     try:
+        if option == "kbps" and hasattr(codec.codec, "check_kbps"):
+            codec.codec.check_kbps(value)
         nothing = np.zeros(codec.sample_rate // 10, np.float32)
         codec.compress(nothing, codec.sample_rate, **aim)
     except ValueError as error:

@@ -108,6 +108,7 @@ def plan(
     else:
         jobs = [Job(path, Path(output), str(path)) for path, _ in found]
     _refuse_collisions(who, jobs)
+    _check_writable(who, jobs)
     there = [job for job in jobs if job.target.exists()]
     if skip:
         jobs = [job for job in jobs if not job.target.exists()]
@@ -163,6 +164,18 @@ def _refuse_collisions(who: str, jobs: Sequence[Job]) -> None:
             raise UserError(
                 f"{who}: {job.target} is an input too; nothing was written\n  Next: "
                 "give another OUT"
+            )
+
+
+def _check_writable(who: str, jobs: Sequence[Job]) -> None:
+    """Look at the folders that are there, and will hold outputs or their folders."""
+    for parent in sorted({job.target.absolute().parent for job in jobs}):
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(
+                f"{who}: {parent} is no folder that can be written to; nothing was "
+                "written\n  Next: give another OUT"
             )
 
 

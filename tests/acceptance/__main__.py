@@ -19,6 +19,7 @@ from speechbrain_ext.files import write_json
 from tests.acceptance import (
     chaos,
     codec,
+    corrupt,
     fuzz,
     fuzz_bundle,
     sharing,
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[[], dict]] = {
     "codec_human_8khz": lambda: codec.human(
         "asterisk-core-sounds-en-wav", "human_8khz"
     ),
+    "corrupt": corrupt.corrupt,
     "fuzz_bundle": fuzz_bundle.unpack,
     "fuzz_loader": fuzz.loader,
     "sharing": sharing.sharing,

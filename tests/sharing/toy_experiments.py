@@ -51,7 +51,7 @@ codec: !new:speechbrain_ext.models.WaveCodec
         weights_db: [-6, -10, -1, 4, 8, 5]
     sample_rate: !ref <sample_rate>
     hidden: 8
-    context_steps: 20
+    context_steps: 30
     post_filter_channels: 4
 """
 HEAD = """\

@@ -64,6 +64,6 @@ def test_an_interrupt_leaves_no_half_file_and_no_process(tmp_path):
 
 def test_a_process_that_dies_is_told(tmp_path):
     todo = [*jobs(tmp_path, 1), Job(Path("x"), tmp_path / "y", "dies")]
-    with pytest.raises(WorkError, match="a process died") as told):
+    with pytest.raises(WorkError, match="a process died") as told:
         list(run_jobs(Slow(), Slow(), todo, nj=2))
     assert "--skip_existing --nj 1" in str(told.value)

@@ -249,7 +249,7 @@ class WaveCoder(nn.Module):
             return tried[at]
 
         if bits is not None:
-            first = self._guess(x, bits)
+            first = self.guess(x, bits)
             step = find_crossing(lambda at: quantised(at)[1], bits, first)
         elif snr is not None:
             power = float(np.square(x).sum())
@@ -327,7 +327,7 @@ class WaveCoder(nn.Module):
         """
         seconds = len(x) * self.mdct.hop_samples / self.sample_rate
         step = int(
-            np.clip(self._guess(x, 1000 * kbps * seconds), 0, bands.NUM_STEPS - 1)
+            np.clip(self.guess(x, 1000 * kbps * seconds), 0, bands.NUM_STEPS - 1)
         )
         level = bands.measure_envelope(x, self.edges)
         return self.coder().quantise(x, level, step, self.settings.price)[0], step
@@ -355,7 +355,8 @@ class WaveCoder(nn.Module):
         levels = np.zeros_like(steps) if levels is None else levels[:, 1]
         return decoded_of(symbols.rows, values, noise, steps, levels)
 
-    def _guess(self, x: np.ndarray, bits: float) -> int:
+    def guess(self, x: np.ndarray, bits: float) -> int:
+        """Return a step that may take about so many bits for a spectrum."""
         start, slope = self.size_line.tolist()
         wanted = np.log2(max(bits, 1) / x.size)
         return _loudness(x) + round((wanted - start) / slope if slope else 0)

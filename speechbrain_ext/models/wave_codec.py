@@ -174,7 +174,7 @@ class WaveCodec(nn.Module):
         return {rate: self._coded(wav, [rate] * len(wav)) for rate in kbps}
 
     def check_kbps(self, kbps: float) -> None:
-        """Raise ValueError if no speech could be coded at this rate, or none needs it."""
+        """Raise ValueError if no speech can be coded at this rate."""
         if not LOWEST_KBPS <= kbps <= HIGHEST_KBPS:
             raise ValueError(
                 f"WaveCodec: kbps must be between {LOWEST_KBPS:g} and "
@@ -185,7 +185,9 @@ class WaveCodec(nn.Module):
         coder, found = self.perceptual, []
         for one, rate in zip(wav.detach().cpu().numpy(), kbps, strict=True):
             found.append(coder.decoded(*coder.quantise(coder.analyse(one), rate)))
-        decoded = Decoded(*(torch.cat(parts).to(wav.device) for parts in zip(*found)))
+        decoded = Decoded(
+            *(torch.cat(parts).to(wav.device) for parts in zip(*found, strict=True))
+        )
         return coder.mdct.inverse(coder.mended(decoded, strength), wav.shape[1])
 
     # -- files ---------------------------------------------------------------------

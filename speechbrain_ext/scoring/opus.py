@@ -19,8 +19,8 @@ from speechbrain_ext.scoring.alignment import align
 
 #: Sample rates that Opus takes without resampling, in Hz.
 SAMPLE_RATES = (8000, 12000, 16000, 24000, 48000)
-#: Nominal rates, in bits per second, that give 5-6, 7, 11, 15 and 22 kbps on speech.
-BITRATES = (6000, 8000, 12000, 16000, 24000)
+#: Nominal rates in bits per second: 5-6, 7, 11, 13, 15 and 22 kbps on speech.
+BITRATES = (6000, 8000, 12000, 14000, 16000, 24000)
 #: What libsndfile's compression levels 1.0 and 0.0 mean, in bits per second.
 _LOWEST, _HIGHEST = 6000, 256000
 

@@ -23,7 +23,7 @@ class NotMeasured(ValueError):  # noqa: N818 - a state to report, not an error t
     """A metric that has no value for this pair; the message is the reason."""
 
 
-def _checked(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, ...]:
+def checked_pair(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, ...]:
     """Both as float64, after the checks that all metrics share."""
     reference, estimate = np.asarray(reference), np.asarray(estimate)
     if reference.ndim != 1 or reference.shape != estimate.shape:
@@ -78,7 +78,7 @@ def snr_db(reference: np.ndarray, estimate: np.ndarray) -> float:
     >>> round(snr_db(wav, 0.9 * wav), 3)
     20.0
     """
-    reference, estimate = _checked(reference, estimate)
+    reference, estimate = checked_pair(reference, estimate)
     return _ratio_db(np.sum(reference**2), np.sum((reference - estimate) ** 2))
 
 
@@ -94,7 +94,7 @@ def si_sdr_db(reference: np.ndarray, estimate: np.ndarray) -> float:
     >>> si_sdr_db(wav, 0.9 * wav)
     100.0
     """
-    reference, estimate = _checked(reference, estimate)
+    reference, estimate = checked_pair(reference, estimate)
     reference, estimate = reference - reference.mean(), estimate - estimate.mean()
     energy = np.sum(reference**2)
     if math.sqrt(energy / reference.size) < SILENCE:
@@ -123,7 +123,7 @@ def pesq_wb(
         Besides the reasons of `snr_db`: the package is missing, the rate is another,
         the signal is shorter than a quarter of a second, or P.862 finds no speech.
     """
-    reference, estimate = _checked(reference, estimate)
+    reference, estimate = checked_pair(reference, estimate)
     try:
         import pesq
     except ImportError:
@@ -168,7 +168,7 @@ def stoi(
     """
     import pystoi
 
-    reference, estimate = _checked(reference, estimate)
+    reference, estimate = checked_pair(reference, estimate)
     # pystoi draws from numpy's global stream for ESTOI: the same figure every time,
     # and nobody else's stream moved.
     stream = np.random.get_state()
@@ -220,7 +220,7 @@ def log_spectral_distance_db(
     """
     from scipy.signal import ShortTimeFFT, get_window
 
-    reference, estimate = _checked(reference, estimate)
+    reference, estimate = checked_pair(reference, estimate)
     size = round(0.032 * sample_rate)
     hop = size // 4
     missing = max(0, size - reference.size)
@@ -234,6 +234,12 @@ def log_spectral_distance_db(
     return float(np.sqrt(np.mean((logs[0] - logs[1]) ** 2, axis=0)).mean())
 
 
+def _visqol(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    from speechbrain_ext.scoring.visqol import visqol
+
+    return visqol(reference, estimate, sample_rate)
+
+
 #: metric name -> function of (reference, estimate, sample_rate)
 METRICS = {
     "snr_db": lambda reference, estimate, _: snr_db(reference, estimate),
@@ -242,14 +248,17 @@ METRICS = {
     "stoi": stoi,
     "estoi": estoi,
     "log_spectral_distance_db": log_spectral_distance_db,
+    "visqol": _visqol,
 }
+#: Metrics that everybody has.
+USUAL_METRICS = tuple(name for name in METRICS if name != "visqol")
 
 
 def score_pair(
     reference: np.ndarray,
     estimate: np.ndarray,
     sample_rate: int,
-    metrics: Iterable[str] = tuple(METRICS),
+    metrics: Iterable[str] = USUAL_METRICS,
 ) -> dict[str, Any]:
     """Measure all metrics of one pair.
 

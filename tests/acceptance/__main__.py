@@ -25,6 +25,7 @@ from tests.acceptance import (
     sharing,
     speaker,
     speaker_safety,
+    wave,
 )
 from tests.acceptance.runs import DOCS, ROOT
 
@@ -51,6 +52,8 @@ PARTS: dict[str, Callable[[], dict]] = {
     "speaker_faults": speaker_safety.faults,
     "speaker_nan_score": speaker_safety.nan_score,
     "speaker_kill": speaker_safety.kill,
+    "wave_festival": wave.festival,
+    "wave_human": wave.human,
 }
 
 

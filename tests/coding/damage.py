@@ -42,9 +42,7 @@ def forge(data: bytes, rng: np.random.Generator) -> Damaged:
     way = ways[rng.integers(len(ways))]
     body = data[:-_CHECKSUM]
     # The model stays: what decodes is what is tried.
-    found = body[:_FIXED] + way(body[_FIXED:], rng)
-    if way is _promise:
-        found = body[:_FIXED] + _promise(body, rng)
+    found = body[:_FIXED] + way(body if way is _promise else body[_FIXED:], rng)
     return Damaged(signed(found), True, way.__name__.strip("_"))
 
 

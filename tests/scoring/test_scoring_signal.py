@@ -8,7 +8,7 @@ import pytest
 
 from speechbrain_ext.scoring import signal
 from speechbrain_ext.scoring.signal import (
-    METRICS,
+    USUAL_METRICS,
     NotMeasured,
     estoi,
     log_spectral_distance_db,
@@ -103,7 +103,7 @@ def test_log_spectral_distance_is_finite_beside_digital_silence():
 def test_more_noise_is_worse_in_every_metric():
     wav = voice()
     good, bad = (score_pair(wav, noisy(wav, level), RATE) for level in (25, 5))
-    for name in METRICS:
+    for name in USUAL_METRICS:
         sign = -1 if name == "log_spectral_distance_db" else 1
         if name in good["not_measured"]:  # PESQ, where it could not be built
             continue
@@ -121,9 +121,9 @@ def test_more_noise_is_worse_in_every_metric():
 )
 def test_unmeasurable_pairs_have_no_figure_but_a_reason(reference, estimate, reason):
     scores = score_pair(reference, estimate, RATE)
-    assert all(scores[name] is None for name in METRICS)
+    assert all(scores[name] is None for name in USUAL_METRICS)
     assert all(reason in text for text in scores["not_measured"].values())
-    assert set(scores["not_measured"]) == set(METRICS)
+    assert set(scores["not_measured"]) == set(USUAL_METRICS)
 
 
 def test_non_finite_samples_of_an_estimate_are_counted():
@@ -188,4 +188,4 @@ def test_means_leave_out_what_was_not_measured_and_say_so():
 
 
 def test_every_metric_is_public():
-    assert all(hasattr(signal, name) for name in METRICS)
+    assert all(hasattr(signal, name) for name in USUAL_METRICS)

@@ -31,6 +31,7 @@ METRICS = {
     "stoi": ("STOI", 3, True),
     "estoi": ("ESTOI", 3, True),
     "log_spectral_distance_db": ("LSD dB", 2, False),
+    "visqol": ("ViSQOL", 2, True),
 }
 RATE_KINDS = ("nominal", "whole files", "measured payload")
 

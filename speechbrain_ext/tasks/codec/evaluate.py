@@ -23,7 +23,13 @@ from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.report.codec.results import system_folder
 from speechbrain_ext.report.results import write_results
 from speechbrain_ext.scoring.opus import opus_points
-from speechbrain_ext.scoring.signal import mean_scores, score_pair
+from speechbrain_ext.scoring.signal import (
+    METRICS,
+    USUAL_METRICS,
+    mean_scores,
+    score_pair,
+)
+from speechbrain_ext.scoring.visqol import visqol_is_installed
 from speechbrain_ext.tasks.author import tell_author
 from speechbrain_ext.tasks.codec.points import (
     PAYLOAD,
@@ -148,6 +154,7 @@ def measure(candidates, wavs, sample_rate, jobs, advance) -> list[dict]:
     """Score all files of all candidates in parallel processes."""
     jobs = jobs or os.cpu_count() or 1
     systems = []
+    metrics = tuple(METRICS) if visqol_is_installed() else USUAL_METRICS
     # spawn: a fork of a process with torch's threads in it can hang.
     with concurrent.futures.ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn")
@@ -158,7 +165,7 @@ def measure(candidates, wavs, sample_rate, jobs, advance) -> list[dict]:
         try:
             pending = [
                 [
-                    pool.submit(score_pair, wav, estimate, sample_rate)
+                    pool.submit(score_pair, wav, estimate, sample_rate, metrics)
                     for wav, estimate in zip(wavs.values(), point.wavs, strict=True)
                 ]
                 for point in candidates

@@ -71,8 +71,10 @@ def load_codec(
 def load_best(
     codec: torch.nn.Module, save_folder: Path, *, stage: str = "evaluate"
 ) -> Checkpoint:
-    """Load the best checkpoint, and return it: of the highest valid SNR, or the lowest
-    valid loss where the recipe says so.
+    """Load the best checkpoint, and return it.
+
+    That is the one with the highest valid SNR, or with the lowest valid loss where the
+    recipe chose by it.
 
     Raises
     ------

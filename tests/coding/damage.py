@@ -60,8 +60,12 @@ def number(value: int) -> bytes:
     return bytes([*found, value])
 
 
-def fault(codec, damaged: Damaged, original: bytes) -> str | None:
-    """Decode and describe a damaged file; say what should not have happened.
+#: How decoding a damaged file may end; only a forged one may be decoded.
+REFUSED, DECODED = "refused", "decoded"
+
+
+def judge(codec, damaged: Damaged, original: bytes) -> str:
+    """Decode and describe a damaged file; say how it ended, or what went wrong.
 
     Arguments
     ---------
@@ -79,7 +83,7 @@ def fault(codec, damaged: Damaged, original: bytes) -> str | None:
     try:
         wave, rate = codec.decompress(damaged.data, "x")
     except BitstreamError as error:
-        return None if str(error).startswith("x: ") else f"message: {error}"
+        return REFUSED if str(error).startswith("x: ") else f"message: {error}"
     except Exception as error:
         return f"decode: {type(error).__name__}: {error}"
     if not damaged.forged and damaged.data != original:
@@ -87,7 +91,7 @@ def fault(codec, damaged: Damaged, original: bytes) -> str | None:
     told = read_header(damaged.data)
     if wave.shape != (len(told.payloads), told.num_samples) or rate != told.sample_rate:
         return f"decoded to {wave.shape} at {rate} Hz, which is not what it says"
-    return None if np.isfinite(wave).all() else "decoded to NaN or Inf"
+    return DECODED if np.isfinite(wave).all() else "decoded to NaN or Inf"
 
 
 # -- ways ----------------------------------------------------------------------------

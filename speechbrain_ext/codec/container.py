@@ -28,7 +28,8 @@ MAGIC = b"SBXw"
 VERSION = 1
 MODEL_BYTES = 4
 #: What a file holds, by the number in its header.
-KINDS = {0: "perceptual", 1: "fidelity", 2: "RVQ codes"}
+CODES = 2
+KINDS = {0: "perceptual", 1: "fidelity", CODES: "RVQ codes"}
 #: Rates of recordings, Hz, and most channels: others are refused before any work.
 LEAST_RATE, MOST_RATE, MOST_CHANNELS = 1000, 768_000, 256
 #: Odd rates above this have filters of so many taps that converting takes minutes.

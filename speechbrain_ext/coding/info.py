@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from speechbrain_ext.codec.container import (
+    CODES,
     KINDS,
     MAGIC,
     VERSION,
@@ -69,7 +70,8 @@ def describe(data: bytes, name: str) -> dict[str, Any]:
     dict
         ``file``, ``format`` (magic), ``version``, ``kind``, ``sample_rate`` (Hz),
         ``samples`` (of each channel), ``seconds``, ``channels``, ``bytes``, ``kbps``
-        (of the whole file), ``model`` (beginning of its digest), ``crc`` (whether the
+        (of the whole file), ``codebooks`` (None but of RVQ codes), ``model`` (beginning
+        of its digest), ``crc`` (whether the
         checksum is that of the bytes), ``fault`` (None if the file is whole).
 
     Raises
@@ -84,6 +86,7 @@ def describe(data: bytes, name: str) -> dict[str, Any]:
     except BitstreamError as error:
         fault = str(error).removeprefix(f"{name}: ")
     seconds = header.num_samples / header.sample_rate
+    codebooks = max(header.steps) if header.kind == CODES else None
     return {
         "file": name,
         "format": MAGIC.decode(),
@@ -95,6 +98,7 @@ def describe(data: bytes, name: str) -> dict[str, Any]:
         "channels": len(header.payloads),
         "bytes": len(data),
         "kbps": round(8e-3 * len(data) / seconds, 3),
+        "codebooks": codebooks,
         "model": header.model.hex(),
         "crc": checksum_fits(data),
         "fault": fault,
@@ -123,10 +127,13 @@ def _find(files: Sequence[str]) -> list[Path]:
 
 def _block(entry: dict[str, Any]) -> list[str]:
     whole = "good" if entry["crc"] else "BAD"
+    kind = entry["kind"]
+    if entry["codebooks"]:
+        kind += f", {entry['codebooks']} codebooks"
     return [
         entry["file"],
         f"  format       {entry['format']}, version {entry['version']}",
-        f"  kind         {entry['kind']}",
+        f"  kind         {kind}",
         f"  sample rate  {entry['sample_rate']} Hz",
         f"  length       {entry['samples']:,} samples, {entry['seconds']:,.3f} s",
         f"  channels     {entry['channels']}",

@@ -36,6 +36,7 @@ def test_a_file_is_described_from_its_header(files, call):
         "channels": 2,
         "bytes": size,
         "kbps": round(8 * size / 10_000, 3),
+        "codebooks": None,
         "model": "01020304",
         "crc": True,
         "fault": None,
@@ -89,6 +90,12 @@ def test_nothing_to_describe_is_named(tmp_path, call):
 def test_an_unknown_kind_is_a_number():
     coded = Coded(b"abcd", 77, 8000, 8000, (1,), (b"abc",))
     assert describe(write_coded(coded), "x")["kind"] == "unknown (77)"
+
+
+def test_codes_are_told_with_their_codebooks(tmp_path, call):
+    coded = Coded(b"abcd", 2, 8000, 8000, (3, 4), (b"abc", b"d"))
+    (tmp_path / "x.sbx").write_bytes(write_coded(coded))
+    assert "RVQ codes, 4 codebooks" in call("info", tmp_path / "x.sbx")[1]
 
 
 def test_no_torch_is_needed(files):

@@ -26,6 +26,7 @@ from tests.acceptance import (
     speaker,
     speaker_safety,
     wave,
+    wave_ablation,
 )
 from tests.acceptance.runs import DOCS, ROOT
 
@@ -52,6 +53,7 @@ PARTS: dict[str, Callable[[], dict]] = {
     "speaker_faults": speaker_safety.faults,
     "speaker_nan_score": speaker_safety.nan_score,
     "speaker_kill": speaker_safety.kill,
+    "wave_ablation": wave_ablation.ablation,
     "wave_festival": wave.festival,
     "wave_human": wave.human,
 }

@@ -113,12 +113,13 @@ def test_results_are_of_whole_files_at_the_rates_of_opus_too(data, trained):
 
 def test_a_search_writes_a_preset_that_the_recipe_takes(data, trained, monkeypatch):
     folder, _ = trained
-    monkeypatch.setattr(
-        tuning, "_pesq_or_nan", lambda a, b: -float(((a - b) ** 2).sum())
-    )
+    monkeypatch.setattr(tuning, "_liking", lambda a, b, _: -float(((a - b) ** 2).sum()))
     preset = tuning.tune([folder], evaluations=2, num_files=1, kbps=[12.0])
     first = preset.read_text()
     assert tuning.tune([folder], evaluations=4, num_files=1, kbps=[12.0]) == preset
+    tuning.tune([folder], folder / "x.yaml", evaluations=1, num_files=1, start=preset)
+    with pytest.raises(UserError, match="no preset of an earlier search"):
+        tuning.tune([folder], start=folder / "hyperparams.yaml")
     loaded = load_recipe(
         RECIPE,
         {**TINY, "train_manifest": "a", "valid_manifest": "b", "output_folder": "c"},
@@ -140,6 +141,11 @@ def test_a_search_without_a_wave_codec_is_a_message(trained, monkeypatch):
 def test_a_wrong_choice_is_refused_before_training(data, tmp_path):
     with pytest.raises(UserError, match="choose_by is snr or loss, got 'pesq'"):
         train(recipe(data, tmp_path / "exp", choose_by="pesq"))
+
+
+def test_a_codec_with_nothing_to_train_is_refused(data, tmp_path):
+    with pytest.raises(UserError, match="nothing to train"):
+        train(recipe(data, tmp_path / "exp", **{"codec.post_filter_channels": 0}))
 
 
 def test_weights_come_back_as_they_were(trained):

@@ -103,6 +103,10 @@ def check_settings(hparams: dict, run_opts: dict) -> None:
         faults.append(f"choose_by is snr or loss, got {hparams['choose_by']!r}")
     if hasattr(hparams["modules"]["codec"], "quantizer") and "vq_weight" not in hparams:
         faults.append("vq_weight is missing: the weight of the quantizer's own loss")
+    if not any(p.requires_grad for p in hparams["modules"]["codec"].parameters()):
+        faults.append(
+            "codec has nothing to train; post_filter_channels of a WaveCodec is >= 1"
+        )
     for name in ("valid_kbps", "eval_kbps"):
         if not hparams[name]:
             faults.append(f"{name} must name at least one bitrate, got []")

@@ -71,8 +71,8 @@ def describe(data: bytes, name: str) -> dict[str, Any]:
         ``file``, ``format`` (magic), ``version``, ``kind``, ``sample_rate`` (Hz),
         ``samples`` (of each channel), ``seconds``, ``channels``, ``bytes``, ``kbps``
         (of the whole file), ``codebooks`` (None but of RVQ codes), ``model`` (beginning
-        of its digest), ``crc`` (whether the
-        checksum is that of the bytes), ``fault`` (None if the file is whole).
+        of its digest), ``crc`` (whether the checksum is that of the bytes), ``fault``
+        (None if the file is whole).
 
     Raises
     ------

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from speechbrain_ext.coding.plan import CODED, STREAM, Job, plan
 from speechbrain_ext.errors import NothingWritten, UserError, WorkError
 from speechbrain_ext.sharing.kinds import refuse_kinds
+
+if TYPE_CHECKING:
+    from speechbrain_ext.coding.work import Done
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 _MAX_TOLD = 20
@@ -146,8 +151,8 @@ def decode(
     """
     from speechbrain_ext.coding.sound import choose_format
 
-    several = len(paths) > 2 or Path(paths[0]).is_dir() or paths[-1].endswith("/")
-    chosen = choose_format("" if several else paths[-1].strip(STREAM), form, bits)
+    one = len(paths) == 2 and not Path(paths[0]).is_dir() and paths[-1] != STREAM
+    chosen = choose_format(paths[-1] if one else "", form, bits)
     _run("decode", paths, nj, {}, f".{chosen.name}", _find_coded, force, skip_existing,
          model=model, revision=revision, allow=allow, form=chosen)  # fmt: skip
 
@@ -177,27 +182,21 @@ def _run(
     from speechbrain_ext.config.command_line import names_of
 
     task = Task(who, model, aim=aim, allow=tuple(names_of(allow)), **settings)
-    work = task.open()
-    done, started = [], time.monotonic()
+    done: list[Done] = []
     try:
+        work = task.open()
+        started = time.monotonic()
         for one in run_jobs(task, work, jobs, nj):
             done.append(one)
     except KeyboardInterrupt:
-        whole = sum(one.fault is None for one in done)
-        if len(jobs) == 1 or not whole:
-            raise NothingWritten from None
-        raise KeyboardInterrupt(
-            f"with --skip_existing goes on: {whole} of {len(jobs)} files are done and "
-            "whole"
-        ) from None
+        raise _interrupted(jobs, done, force) from None
     took = time.monotonic() - started
     faults = {one.name: one.fault for one in done if one.fault is not None}
     if len(jobs) == 1 and faults:
         raise UserError(f"{who}: {jobs[0].name}: {faults[jobs[0].name]}")
     to_stdout = jobs[0].target is None
     if to_stdout:
-        sys.stdout.buffer.write(done[0].data)
-        sys.stdout.buffer.flush()
+        _write_out(done[0].data)
     good = [one for one in done if one.fault is None]
     if good:
         model_id = work.codec.digest()[:4].hex()
@@ -205,6 +204,28 @@ def _run(
             click.echo(line, err=to_stdout)
     if faults:
         raise WorkError(_told(who, faults, jobs))
+
+
+def _interrupted(jobs, done, force: bool) -> KeyboardInterrupt:
+    """Say after Ctrl-C how many files are done, and how to make the others."""
+    if force:  # those that are there may be old
+        whole, then = sum(one.fault is None for one in done), "begins again"
+    else:
+        there = [job for job in jobs if job.target and job.target.exists()]
+        whole, then = len(there), "with --skip_existing goes on"
+    if not whole:
+        return NothingWritten()
+    return KeyboardInterrupt(f"{then}: {whole} of {len(jobs)} files are done and whole")
+
+
+def _write_out(data: bytes) -> None:
+    """Write to standard output, for as long as somebody reads it."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # Python would complain once more when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _summary(who, done, took, output, model_id, aim, skipped) -> list[str]:
@@ -222,8 +243,8 @@ def _summary(who, done, took, output, model_id, aim, skipped) -> list[str]:
                 > aim["kbps"]]  # fmt: skip
         if wide:
             lines.append(
-                f"  {len(wide):,} of them took more than {aim['kbps']:g} kbps: short "
-                "ones have a header, and a recording takes what its silence takes"
+                f"  {len(wide):,} took more than {aim['kbps']:g} kbps: a short recording "
+                "has a header, too, and even silence takes some bits"
             )
     if clipped := sum(one.clipped for one in done):
         lines.append(

@@ -87,9 +87,14 @@ class Task:
         UserError
             If there is none, it has no files, or is not of a kind to aim at that.
         """
-        codec = SpeechCodec.from_hparams(
-            self.model, device="cpu", revision=self.revision, allow=self.allow
-        )
+        try:
+            codec = SpeechCodec.from_hparams(
+                self.model, device="cpu", revision=self.revision, allow=self.allow
+            )
+        except UserError as error:
+            told = str(error).removeprefix("SpeechCodec: ")
+            told = told if told.startswith(self.model) else f"{self.model}: {told}"
+            raise UserError(f"{self.who}: --model {told}") from error
         if not codec.has_files:
             kind = type(codec.codec).__name__
             raise UserError(
@@ -155,7 +160,9 @@ class Worker:
             return Done(job.name, error.reason)
         except UserError as error:
             return Done(job.name, str(error).removeprefix(f"{job.name}: "))
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise  # torch has no class for it
             return Done(job.name, "there is not enough memory for so long a recording")
         except OSError as error:
             where = f"{job.target}: " if error.filename != str(job.source) else ""

@@ -187,6 +187,12 @@ def test_after_an_interrupt_what_is_there_is_whole(
     assert "the same command with --skip_existing goes on: 1 of 2 files" in told
     [only] = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
     assert read_coded(only.read_bytes()).num_samples == 6400
+    calls.clear()
+    code, _, told = call(
+        "encode", tree, tmp_path / "out", "--model", wave_exp, "--force"
+    )
+    assert code == 130
+    assert "the same command begins again: 1 of 2 files" in told
 
 
 # -- mistakes ------------------------------------------------------------------------
@@ -279,6 +285,8 @@ def test_a_mistake_is_named_with_the_rule(
         ("there.sbx o.mp3", "no format ends in .mp3; known: .wav and .flac"),
         ("there.sbx o.flac --bits float", "--bits float: flac has no such samples"),
         ("there.sbx there.sbx --force", "no format ends in .sbx"),
+        ("there.sbx", "give what to read and, last, what to write"),
+        ("there.sbx o.wav --model nope", "decode: --model nope: no such folder"),
         ("there.sbx o.wav --model a.yaml", "is a recipe; train it first"),
         ("there.sbx o.wav --model empty", "is a folder, but no experiment"),
     ],

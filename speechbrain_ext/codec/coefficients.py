@@ -8,6 +8,9 @@ costs a bit. Features of coefficient k of frame t, all fixed-point numbers:
   of the one before;
 - where an envelope was sent, ``log2(envelope / step)`` at k, k-4 and k+4, and with the
   envelopes of the frames before and after at k.
+
+Where the envelope lies far below the step, so that next to nothing could be sent,
+nothing is: such a coefficient is 0, costs no bit and no time. At 8 kbps most do.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ NEIGHBOURS = BELOW + 2 * BESIDE + 1 + 2 * BEFORE + 1
 #: What the envelope promises: at k of this frame, beside, and in the frames around.
 ASIDE = 4
 PROMISES = 5
+#: Two octaves below the step a coefficient is taken for 0 (one in 2,000 is not).
+SILENT_PROMISE = -2 * ONE
 #: Zeros around a row, so that neighbours at the edges need no question.
 PAD = 12
 #: Magnitudes 0 to 11 are symbols, then half octaves, whose symbols even bits follow.
@@ -170,7 +175,8 @@ def code_frame(mode, coder, buffer, net, row, logs, steps, levels, exact, price,
         See `symbols` and `arithmetic`.
     net : IntegerNet
     row : np.ndarray
-        The integers, int64 [bins]; filled when decoding, or where ``exact`` is given.
+        The integers, int64 [bins]; filled when decoding, or where ``exact`` is given,
+        and set to 0 where the envelope promises nothing (`SILENT_PROMISE`).
     logs : np.ndarray
         Logarithms of this, the last and the frame before, [3, PAD + bins + PAD]; the
         first row is filled.
@@ -191,6 +197,9 @@ def code_frame(mode, coder, buffer, net, row, logs, steps, levels, exact, price,
     bits = 0.0
     logs[0, :] = 0.0
     for k in range(len(row)):
+        if len(levels) and levels[1, k] - steps[k] < SILENT_PROMISE:
+            row[k] = 0
+            continue
         _first_layer(net, k, logs, steps, levels, room[0])
         second_layer(net, room[0], room[1])
         if len(exact):

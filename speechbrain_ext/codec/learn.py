@@ -14,6 +14,7 @@ def fit_unary_net(
     places: torch.Tensor,
     num_symbols: int,
     *,
+    at: np.ndarray | None = None,
     hidden: int,
     steps: int,
     seed: int,
@@ -26,12 +27,13 @@ def fit_unary_net(
     Arguments
     ---------
     features : np.ndarray
-        float32, [examples, features]; examples in order of their places, signal by
-        signal.
+        float32, [examples, features].
     symbols : np.ndarray
         [examples].
     places : torch.Tensor
         What places tell, [places, place features].
+    at : np.ndarray or None
+        Places of the examples, [examples]; None: one after the other, again and again.
     num_symbols : int
         Questions of the network.
     hidden, steps, batch_size : int
@@ -48,6 +50,8 @@ def fit_unary_net(
         Rounded weights, and bits per symbol over the last tenth of the steps.
     """
     x, y = torch.from_numpy(features), torch.from_numpy(symbols)
+    at = np.arange(len(features)) % len(places) if at is None else at
+    place = torch.from_numpy(np.asarray(at, np.int64))
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -59,7 +63,7 @@ def fit_unary_net(
     found = []
     for _ in range(steps):
         chosen = torch.randint(len(x), (batch_size,), generator=generator)
-        loss = survival_loss(net(x[chosen], chosen % len(places)), y[chosen])
+        loss = survival_loss(net(x[chosen], place[chosen]), y[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

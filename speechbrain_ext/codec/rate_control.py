@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from speechbrain_ext.codec.bands import NUM_STEPS, STEPS_PER_OCTAVE
 
 
 def find_crossing(
-    function: Callable[[int], float], target: float, first: int = NUM_STEPS // 2
+    function: Callable[[int], float],
+    target: float,
+    first: int = NUM_STEPS // 2,
+    *,
+    slope: float | None = None,
+    near: float = 0.0,
 ) -> int:
     """Return the first step whose value is no more than a target.
 
@@ -18,15 +24,20 @@ def find_crossing(
     Arguments
     ---------
     function : Callable[[int], float]
-        Falls as steps grow; bits or dB.
+        Falls as steps grow, nearly on a line; logarithms of bits, or dB.
     target : float
     first : int
         Where to begin: the nearer, the fewer calls.
+    slope : float or None
+        About how much a step changes the value, below 0; None: not known.
+    near : float
+        A value so little below the target will do, though an earlier step might do too.
 
     Returns
     -------
     int
-        In [0, `NUM_STEPS`]; the last if no step is coarse enough.
+        In [0, `NUM_STEPS`]; the last if no step is coarse enough. It was asked for, if
+        it is below.
 
     Example
     -------
@@ -35,6 +46,8 @@ def find_crossing(
     777
     >>> len(calls) < 8
     True
+    >>> find_crossing(lambda step: 900 - step, 123.5, first=780, near=4)
+    780
     """
     values: dict[int, float] = {}
     low, high = -1, NUM_STEPS  # above the target; at most the target
@@ -43,15 +56,20 @@ def find_crossing(
         value = values[guess] = function(guess)
         if value > target:
             low = guess
+        elif value >= target - near:
+            return guess
         else:
             high = guess
         if high - low <= 1:
             break
         if low in values and high in values:
             share = (values[low] - target) / (values[low] - values[high])
-            guess = low + round(share * (high - low))
+            guess = low + math.ceil(share * (high - low))
             if len(values) > 6:
                 guess = (low + high) // 2
+        elif slope is not None and len(values) == 1:
+            # Beyond the target rather than just before it.
+            guess += math.ceil((target - near / 2 - value) / slope)
         elif low in values:
             guess, stride = low + stride, 2 * stride
         else:

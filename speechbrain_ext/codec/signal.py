@@ -134,12 +134,27 @@ class SignalCoder:
         bits = self._run(COUNT, _NOTHING, Symbols(envelope, rows), step, exact, price)
         return Symbols(envelope, rows), bits
 
+    def compress(
+        self, spectrum: np.ndarray, envelope: np.ndarray, step: int, price: float
+    ) -> tuple[Symbols, bytes]:
+        """Choose integers as `quantise`, and turn them into bytes on the way."""
+        rows = np.zeros(spectrum.shape, np.int64)
+        exact = np.ascontiguousarray(spectrum, np.float64)
+        symbols = Symbols(envelope[:, : self.num_bands], rows)
+        return symbols, self._encode(symbols, step, exact, price)
+
     def encode(self, symbols: Symbols, step: int) -> bytes:
-        """Turn symbols into bytes."""
+        """Turn symbols into bytes.
+
+        What can't be sent becomes 0 in them: see `coefficients.SILENT_PROMISE`.
+        """
+        return self._encode(symbols, step)
+
+    def _encode(self, symbols, step, spectrum=None, price=0.0) -> bytes:
         size = _MOST_BYTES * (symbols.rows.size + symbols.envelope.size) + 64
         buffer = np.zeros(size, np.uint8)
         coder = arithmetic.new_coder()
-        self._run(ENCODE, buffer, symbols, step, coder=coder)
+        self._run(ENCODE, buffer, symbols, step, spectrum, price, coder)
         return buffer[: arithmetic.finish(coder, buffer)].tobytes()
 
     def decode(self, data: bytes, num_frames: int, step: int) -> Symbols | None:

@@ -35,6 +35,8 @@ _MOST_FRAMES = 12_000
 _BLOCK, _BESIDE = 4096, REACH + 1
 #: Of a recording of more frames, what was tried is made again and not kept.
 _MOST_KEPT = 10 * _BLOCK
+#: A rate is met if no more than this part of it is left (as a logarithm to base 2).
+_NEAR_BITS = 0.006
 #: Steps at which sizes are measured, to guess from.
 _PROBES = (-96, 0, 96)
 
@@ -134,12 +136,13 @@ class WaveCoder(nn.Module):
         levels = [bands.measure_envelope(x, self.edges) for x in spectra]
         kept = {"hidden": self.coefficients_first.shape[1], "steps": steps}
         kept |= {"seed": seed, "progress": progress}
-        found = self._examples(spectra, levels, rng)
+        features, symbols, at = self._examples(spectra, levels, rng)
         with torch.enable_grad():
             tensors, _ = fit_unary_net(
-                *found,
+                *(features, symbols),
                 coefficients.place_features(self.mdct.hop_samples),
                 coefficients.SYMBOLS,
+                at=at,
                 **kept,
             )
         self._keep("coefficients", tensors)
@@ -158,28 +161,31 @@ class WaveCoder(nn.Module):
             self._keep("envelope", tensors)
         self._measure_sizes(spectra, levels)
 
-    def _examples(self, spectra, levels, rng) -> tuple[np.ndarray, np.ndarray]:
-        """Features and symbols of frames, quantised finely and coarsely."""
+    def _examples(self, spectra, levels, rng) -> tuple[np.ndarray, ...]:
+        """Features, symbols and places of frames, quantised finely and coarsely."""
         sends = self.settings.sends_envelope
         densities = _DENSITIES if sends else _FLAT_DENSITIES
         total = len(densities) * sum(map(len, spectra))
         share = min(1.0, _MOST_FRAMES / total)
-        features, symbols = [], []
+        features, symbols, at = [], [], []
         for x, level in zip(spectra, levels, strict=True):
             for density in densities:
                 step = self._step_of_density(x, level, density)
                 steps, promised = self._steps(level, step, len(x))
                 exact = np.abs(x) / 2.0 ** (steps / 256)
                 rows = np.floor(exact + _THRESHOLD).astype(np.int64)
-                chosen = rng.random(len(x)) < share
-                if not chosen.any():
-                    continue
-                shaped = (steps, promised) if sends else None
+                chosen = np.broadcast_to(rng.random((len(x), 1)) < share, x.shape)
+                shaped = None
+                if sends:
+                    shaped = (steps, promised)
+                    silent = promised[:, 1] - steps < coefficients.SILENT_PROMISE
+                    rows[silent] = 0
+                    chosen = chosen & ~silent
                 found = coefficients.all_features(rows, shaped)
-                found = found.reshape(*rows.shape, -1)[chosen]
-                features.append(found.reshape(-1, found.shape[-1]))
-                symbols.append(coefficients.symbols_of(rows[chosen]).ravel())
-        return np.concatenate(features), np.concatenate(symbols)
+                features.append(found.reshape(*rows.shape, -1)[chosen])
+                symbols.append(coefficients.symbols_of(rows[chosen]))
+                at.append(np.nonzero(chosen)[1])
+        return tuple(map(np.concatenate, (features, symbols, at)))
 
     def _step_of_density(self, x, level, density: float) -> int:
         """Step with which so large a part of the coefficients is not zero."""
@@ -246,31 +252,38 @@ class WaveCoder(nn.Module):
         x = self.analyse(wave)
         level = bands.measure_envelope(x, self.edges)
         coder, price = self.coder(), self.settings.price
-        tried: dict[int, tuple[Symbols, float]] = {}
+        tried: dict[int, tuple[Symbols, bytes]] = {}
 
-        def quantised(at: int) -> tuple[Symbols, float]:
-            found = tried.get(at) or coder.quantise(x, level, at, price)
+        def coded(at: int) -> tuple[Symbols, bytes]:
+            found = tried.get(at) or coder.compress(x, level, at, price)
             if len(x) <= _MOST_KEPT:
                 tried[at] = found
             return found
 
         if bits is not None:
-            first = self.guess(x, bits)
-            step = find_crossing(lambda at: quantised(at)[1], bits, first)
+            step = find_crossing(
+                lambda at: np.log2(8 * len(coded(at)[1]) + 1),
+                np.log2(bits + 1),
+                self.guess(x, bits),
+                slope=self.size_line[1].item(),
+                near=_NEAR_BITS,
+            )
         elif snr is not None:
             power = float(np.square(x).sum())
 
             def ratio(at: int) -> float:
                 error = 0.0
-                for place, decoded, skip in self._blocks(quantised(at)[0], at):
+                for place, decoded, skip in self._blocks(coded(at)[0], at):
                     made = decoded.values[0, skip:].numpy()[: len(x[place])]
                     error += float(np.square(x[place] - made).sum())
                 return 10 * np.log10(max(power, 1e-30) / max(error, 1e-30))
 
-            first = _loudness(x) - round(snr * bands.STEPS_PER_OCTAVE / 6.02)
-            step = find_crossing(lambda at: ratio(at) - 1e-9, snr, first) - 1
+            slope = -6.02 / bands.STEPS_PER_OCTAVE
+            first = _loudness(x) + round(snr / slope)
+            above = np.nextafter(snr, -np.inf)
+            step = find_crossing(ratio, above, first, slope=slope) - 1
         step = int(np.clip(step, 0, bands.NUM_STEPS - 1))
-        return coder.encode(quantised(step)[0], step), step
+        return coded(step)[1], step
 
     def decompress(self, data: bytes, step: int, num_samples: int) -> np.ndarray | None:
         """Undo `compress`; None if the bytes can't be of it. float32 [num_samples]."""

@@ -243,7 +243,7 @@ def _summary(who, done, took, output, model_id, aim, skipped) -> list[str]:
                 > aim["kbps"]]  # fmt: skip
         if wide:
             lines.append(
-                f"  {len(wide):,} took more than {aim['kbps']:g} kbps: a short recording "
+                f"  {len(wide):,} took more than {aim['kbps']:g} kbps: a short one "
                 "has a header, too, and even silence takes some bits"
             )
     if clipped := sum(one.clipped for one in done):

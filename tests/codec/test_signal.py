@@ -44,6 +44,21 @@ def test_every_magnitude_can_be_sent(value):
     assert np.array_equal(found.rows, rows)
 
 
+def test_nothing_is_sent_where_the_envelope_promises_nothing():
+    one = coder()
+    x = spectrum()
+    level = bands.measure_envelope(x, EDGES)
+    step = STEP + 200
+    steps, levels = bands.shape_signal(level, one.shape, step)
+    silent = levels[:, 1] - steps < coefficients.SILENT_PROMISE
+    x[silent] = 9.0  # as if it were loud all the same
+    symbols, data = one.compress(x, level, step, 0.1)
+    assert silent.any()
+    assert not symbols.rows[silent].any()
+    assert np.array_equal(one.decode(data, len(x), step).rows, symbols.rows)
+    assert data == one.encode(symbols, step)
+
+
 def test_the_bits_are_those_of_the_answers():
     """Reference: features and the net's sums in numpy, for all symbols at once."""
     one = coder()
@@ -56,7 +71,10 @@ def test_the_bits_are_those_of_the_answers():
     features = coefficients.all_features(magnitudes, shaped)
     net, envelope_net = one.nets
     mine = answers(net, features, np.tile(np.arange(BINS), len(x)))
-    expected = bits_of(mine, coefficients.symbols_of(magnitudes).ravel())
+    coded = (shaped[1][:, 1] - shaped[0] >= coefficients.SILENT_PROMISE).ravel()
+    assert 0 < coded.mean() < 1
+    found = coefficients.symbols_of(magnitudes).ravel()
+    expected = bits_of(mine[coded], found[coded])
     expected += (magnitudes > 0).sum()
     extra = magnitudes >= 12
     assert not extra.any()  # else their even bits would have to be counted

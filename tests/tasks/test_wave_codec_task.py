@@ -76,7 +76,7 @@ def test_training_lowers_the_loss_and_the_best_is_chosen_by_it(trained):
     assert all(map(math.isfinite, losses))
     codec = recipe(Path(), folder).hparams["modules"]["codec"]
     found = load_best(codec, folder / "save")
-    assert found.meta["loss"] == pytest.approx(min(losses), rel=1e-3)
+    assert found.meta["loss"] == pytest.approx(min(losses), rel=1e-2)
 
 
 def test_gradients_reach_the_post_filter_and_nothing_else_changes(trained):

@@ -160,8 +160,10 @@ class SignalCoder:
     def decode(self, data: bytes, num_frames: int, step: int) -> Symbols | None:
         """Turn bytes into symbols; None if they can't be of `encode`."""
         bins = len(self.shape.weights)
-        if num_frames * (bins + self.num_bands) > most_symbols(len(data)):
-            return None  # before there is room for what a header promises
+        # A silent frame is an envelope and no more. Refused before there is room for
+        # what a header promises.
+        if num_frames * (self.num_bands or bins) > most_symbols(len(data)):
+            return None
         coder = arithmetic.new_coder()
         buffer = np.frombuffer(data, np.uint8).copy()
         arithmetic.start_decoding(coder, buffer)

@@ -30,7 +30,7 @@ from tests.sharing import toy_experiments
 #: Damaged files, and those with a checksum made to fit, of each file of each model.
 DAMAGED, FORGED = 160, 100
 #: A file of half a second may take so long to be refused, and so much memory.
-LIMIT_SECONDS, LIMIT_BYTES = 20, 3 << 30
+LIMIT_SECONDS, LIMIT_BYTES = 20, 6 << 30
 MODELS = {
     "wave": toy_experiments.WAVE,
     "transform": toy_experiments.TRANSFORM,

@@ -122,3 +122,10 @@ def test_a_long_recording_is_made_in_blocks(name, monkeypatch):
     for coded, wanted in zip(whole, made, strict=True):
         found = coder.decompress(*coded, len(wave))
         assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_a_minute_of_silence_is_not_taken_for_damage(coder):
+    silence = np.zeros(16000 * 60)
+    data, step = coder.compress(silence, step=600)
+    found = coder.decompress(data, step, len(silence))
+    assert np.abs(found).max() < 1e-3

@@ -269,18 +269,25 @@ class WaveCoder(nn.Module):
                 near=_NEAR_BITS,
             )
         elif snr is not None:
-            power = float(np.square(x).sum())
 
             def ratio(at: int) -> float:
-                error = 0.0
-                for place, decoded, skip in self._blocks(coded(at)[0], at):
-                    made = decoded.values[0, skip:].numpy()[: len(x[place])]
-                    error += float(np.square(x[place] - made).sum())
-                return 10 * np.log10(max(power, 1e-30) / max(error, 1e-30))
+                blocks = self._blocks(coded(at)[0], at)
+                made = [
+                    decoded.values[0, skip:].numpy()[: place.stop - place.start]
+                    for place, decoded, skip in blocks
+                ]
+                return _snr(x, np.concatenate(made))
+
+            def rough(at: int) -> float:
+                """Of plain rounding, which is found in no time."""
+                sizes = 2.0 ** (self._steps(level, at, len(x))[0] / 256)
+                made = np.floor(np.abs(x) / sizes + _THRESHOLD) * np.sign(x)
+                return _snr(x, made * sizes)
 
             slope = -6.02 / bands.STEPS_PER_OCTAVE
             first = _loudness(x) + round(snr / slope)
             above = np.nextafter(snr, -np.inf)
+            first = find_crossing(rough, above, first, slope=slope)
             step = find_crossing(ratio, above, first, slope=slope) - 1
         step = int(np.clip(step, 0, bands.NUM_STEPS - 1))
         return coded(step)[1], step
@@ -423,6 +430,12 @@ def _net_shapes(features: int, places: int, symbols: int, hidden: int) -> dict:
         "last": (hidden, symbols),
         "last_bias": (symbols,),
     }
+
+
+def _snr(x: np.ndarray, made: np.ndarray) -> float:
+    """Signal-to-noise ratio of a spectrum, dB."""
+    power, error = float(np.square(x).sum()), float(np.square(x - made).sum())
+    return 10 * np.log10(max(power, 1e-30) / max(error, 1e-30))
 
 
 def _loudness(x: np.ndarray) -> int:

@@ -11,7 +11,7 @@ kind                  which of the model's settings; see `KINDS`
 sample rate           of the recording, Hz
 samples               of each channel, at that rate
 channels
-per channel           step, bytes of its payload
+per channel           step (of codes: number of codebooks), bytes of its payload
 payloads              one after the other
 checksum              4 bytes, little endian
 ====================  =========================================================

@@ -111,9 +111,11 @@ def write_coded(coded: Coded) -> bytes:
     """
     check_limits(coded.sample_rate, coded.num_samples, len(coded.payloads))
     header = [MAGIC, bytes([VERSION]), coded.model, bytes([coded.kind])]
-    header += map(_number, (coded.sample_rate, coded.num_samples, len(coded.payloads)))
+    header += map(
+        write_number, (coded.sample_rate, coded.num_samples, len(coded.payloads))
+    )
     for step, payload in zip(coded.steps, coded.payloads, strict=True):
-        header += [_number(step), _number(len(payload))]
+        header += [write_number(step), write_number(len(payload))]
     data = b"".join([*header, *coded.payloads])
     return data + zlib.crc32(data).to_bytes(4, "little")
 
@@ -138,7 +140,7 @@ def read_coded(data: bytes, name: str = "input") -> Coded:
             f"{name}: is cut or damaged: its checksum does not fit its {len(data)} "
             "bytes; get it again from where it came"
         )
-    return _read_whole(_Reader(data[:-_CHECKSUM_BYTES], name))
+    return _read_whole(ByteReader(data[:-_CHECKSUM_BYTES], name))
 
 
 def checksum_fits(data: bytes) -> bool:
@@ -175,7 +177,7 @@ def read_header(data: bytes, name: str = "input") -> Coded:
     5
     """
     _check_beginning(data, name)
-    reader = _Reader(data, name)
+    reader = ByteReader(data, name)
     header = _read_header(reader)
     try:
         steps, _ = _read_table(reader, header["channels"])
@@ -200,7 +202,7 @@ def _check_beginning(data: bytes, name: str) -> None:
         )
 
 
-def _read_whole(reader: _Reader) -> Coded:
+def _read_whole(reader: ByteReader) -> Coded:
     header = _read_header(reader)
     steps, sizes = _read_table(reader, header.pop("channels"))
     payloads = tuple(reader.take(size) for size in sizes)
@@ -209,7 +211,7 @@ def _read_whole(reader: _Reader) -> Coded:
     return Coded(**header, steps=tuple(steps), payloads=payloads)
 
 
-def _read_header(reader: _Reader) -> dict:
+def _read_header(reader: ByteReader) -> dict:
     reader.take(len(MAGIC) + 1)
     found = {"model": reader.take(MODEL_BYTES), "kind": reader.take(1)[0]}
     names = ("sample_rate", "num_samples", "channels")
@@ -221,7 +223,7 @@ def _read_header(reader: _Reader) -> dict:
     return found
 
 
-def _read_table(reader: _Reader, channels: int) -> tuple[list[int], list[int]]:
+def _read_table(reader: ByteReader, channels: int) -> tuple[list[int], list[int]]:
     """Read steps and bytes of the channels' payloads."""
     steps, sizes = [], []
     for _ in range(channels):
@@ -230,19 +232,21 @@ def _read_table(reader: _Reader, channels: int) -> tuple[list[int], list[int]]:
     return steps, sizes
 
 
-class _Reader:
-    """Takes bytes off the front."""
+class ByteReader:
+    """Takes bytes off the front; `BitstreamError` where there is nothing to take."""
 
     def __init__(self, data: bytes, name: str):
         self.data, self.name, self.place = data, name, 0
 
     def take(self, count: int) -> bytes:
+        """Take so many bytes."""
         if self.place + count > len(self.data):
             raise self.fault("it ends early")
         self.place += count
         return self.data[self.place - count : self.place]
 
     def number(self, most: int, what: str) -> int:
+        """Take a number of `write_number`, ``most`` at most."""
         found = 0
         for shift in range(0, 63, 7):
             byte = self.take(1)[0]
@@ -254,10 +258,12 @@ class _Reader:
         raise self.fault(f"{what} is no number")
 
     def fault(self, why: str) -> BitstreamError:
+        """Return the error that says so."""
         return BitstreamError(f"{self.name}: is damaged: {why}")
 
 
-def _number(value: int) -> bytes:
+def write_number(value: int) -> bytes:
+    """Return a number >= 0 as bytes of 7 bits, the lowest first."""
     found = bytearray()
     while value > 127:
         found.append(value & 127 | 128)

@@ -12,10 +12,10 @@ from speechbrain_ext.codec.bands import NUM_STEPS
 from speechbrain_ext.codec.container import (
     BitstreamError,
     Coded,
-    _number,
     read_coded,
     read_header,
     write_coded,
+    write_number,
 )
 from speechbrain_ext.codec.rate_control import find_crossing
 
@@ -65,8 +65,8 @@ def test_each_fault_is_named(data, message):
 
 def _told(sample_rate=16000, num_samples=80000, channels=1):
     """A file with any header under a true checksum."""
-    numbers = b"".join(map(_number, (sample_rate, num_samples, channels)))
-    data = b"SBXw\1abcd\0" + numbers + _number(700) + _number(3) + b"xyz"
+    numbers = b"".join(map(write_number, (sample_rate, num_samples, channels)))
+    data = b"SBXw\1abcd\0" + numbers + write_number(700) + write_number(3) + b"xyz"
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 

@@ -7,11 +7,12 @@ is given; the checksum is CRC-32 of all that stands before it.
 ``SBXw``              magic, 4 bytes
 version               1 byte
 model                 first 4 bytes of the model's digest
-kind                  which of the model's settings: 0 perceptual, 1 fidelity
+kind                  which of the model's settings: 0 perceptual, 1 fidelity;
+                      2 codes of a residual vector quantizer
 sample rate           of the recording, Hz
 samples               of each channel, at that rate
 channels
-per channel           step, bytes of its payload
+per channel           step (of codes: number of codebooks), bytes of its payload
 payloads              one after the other
 checksum              4 bytes, little endian
 ====================  =========================================================

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from speechbrain_ext.models.code_files import CodeFiles
 from speechbrain_ext.models.codec import CodecResult, NestedRates
 
 
@@ -53,7 +54,7 @@ class FrameLSTM(nn.Module):
         return signal + self.lstm(signal.transpose(1, 2))[0].transpose(1, 2)
 
 
-class SEANetCodec(NestedRates, nn.Module):
+class SEANetCodec(CodeFiles, NestedRates, nn.Module):
     """Waveform codec: strided convolutions, residual vector quantizer, and back.
 
     SEANet (Tagliasacchi et al., 2020) as used by SoundStream (Zeghidour et al., 2021)
@@ -103,7 +104,9 @@ class SEANetCodec(NestedRates, nn.Module):
         super().__init__()
         self.sample_rate = sample_rate
         self.hop_samples = math.prod(strides)
+        self.file_settings = (sample_rate, tuple(strides), tuple(dilations))
         self.quantizer = quantizer
+        self.register_module("code_model", None)  # see `CodeFiles`
         wide = channels * 2 ** len(strides)
         self.encoder = nn.Sequential(
             _conv(1, channels, 7),
@@ -175,6 +178,10 @@ class SEANetCodec(NestedRates, nn.Module):
             layers += [nn.ELU(), up]
             layers += [ResidualUnit(channels, dilation) for dilation in dilations]
         return layers
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a signal of that many samples."""
+        return -(-num_samples // self.hop_samples)
 
     def analyze(self, wav: torch.Tensor) -> torch.Tensor:
         """Waveform [batch, time >= 1] to latents [batch, frames, dim].

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from speechbrain_ext.models.code_files import CodeFiles
 from speechbrain_ext.models.codec import CodecResult, NestedRates
 from speechbrain_ext.models.convnext import ConvNeXtStack
 from speechbrain_ext.models.mdct import MDCT
@@ -15,7 +16,7 @@ from speechbrain_ext.quantization import AdaptiveResidualVectorQuantizer
 BASES = ("pca", "bands")
 
 
-class TransformCodec(NestedRates, nn.Module):
+class TransformCodec(CodeFiles, NestedRates, nn.Module):
     """Neural codec that starts as a good classical transform codec.
 
     MDCT -> linear transform -> residual vector quantizer -> a network that corrects
@@ -102,6 +103,7 @@ class TransformCodec(NestedRates, nn.Module):
         self.sample_rate = sample_rate
         self.hop_samples = hop_samples
         self.quantizer = quantizer
+        self.register_module("code_model", None)  # see `CodeFiles`
         self.mdct = MDCT(hop_samples, window)
         self.decoder = None
         if decoder_blocks:
@@ -116,6 +118,15 @@ class TransformCodec(NestedRates, nn.Module):
         # Expected deviation by number of quantizers; unused where the quantizer knows.
         table = torch.ones(quantizer.num_quantizers, dim)
         self.register_buffer("deviation", table)
+
+    @property
+    def file_settings(self) -> tuple:
+        """What files depend on beside weights."""
+        return self.sample_rate, self.hop_samples, self.mdct.window_shape
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a signal of that many samples."""
+        return self.mdct.num_frames(num_samples)
 
     def analyze(
         self, wav: torch.Tensor, lengths: torch.Tensor | None = None

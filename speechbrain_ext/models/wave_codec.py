@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from speechbrain_ext.codec.container import (
     MODEL_BYTES,
     BitstreamError,
     Coded,
-    read_coded,
     write_coded,
 )
 from speechbrain_ext.codec.post_filter import Decoded, PostFilter
@@ -23,6 +21,14 @@ from speechbrain_ext.codec.settings import WaveSettings
 from speechbrain_ext.codec.wave import WaveCoder
 from speechbrain_ext.data.audio import resample
 from speechbrain_ext.models.codec import CodecResult
+from speechbrain_ext.models.recordings import (
+    checked_channels,
+    fit_length,
+    one_thread,
+    overhead_bytes,
+    read_own,
+    resampled_length,
+)
 
 #: Settings by the number that a file names them with.
 PERCEPTUAL, FIDELITY = 0, 1
@@ -249,20 +255,15 @@ class WaveCodec(nn.Module):
                 "WaveCodec: give kbps or snr, one of them and positive, got "
                 f"kbps {kbps} and snr {snr}"
             )
-        channels = np.atleast_2d(np.asarray(wave, np.float64))
-        if channels.ndim != 2 or not channels.size or not np.isfinite(channels).all():
-            raise ValueError(
-                "WaveCodec: wave must be finite, [time] or [channels, time], got "
-                f"{list(np.shape(wave))}"
-            )
+        channels = checked_channels(wave, "WaveCodec")
         kind = PERCEPTUAL if snr is None else FIDELITY
         coder, steps, payloads = self._coder(kind), [], []
-        with _one_thread():
+        with one_thread():
             for channel in channels:
                 ours = resample(channel, sample_rate, self.sample_rate)
                 if snr is None:
                     bits = 1000 * kbps * channels.shape[1] / sample_rate
-                    spent = 8 * self._overhead(channels.shape, sample_rate)
+                    spent = 8 * overhead_bytes(channels.shape, sample_rate)
                     aim = {"bits": max(bits - spent / len(channels) - 4, 1)}
                 else:
                     aim = {"snr": snr}
@@ -296,52 +297,19 @@ class WaveCodec(nn.Module):
         BitstreamError
             If the file is damaged, or was coded by another model.
         """
-        coded = read_coded(data, name)
-        mine = self.digest()[:MODEL_BYTES]
-        if coded.model != mine:
-            raise BitstreamError(
-                f"{name}: was coded by the model {coded.model.hex()}, and this is "
-                f"{mine.hex()}; decode it with the model that coded it"
-            )
+        coded = read_own(data, name, self.digest())
         if coded.kind not in (PERCEPTUAL, FIDELITY):
             raise BitstreamError(f"{name}: is damaged: no settings {coded.kind}")
         coder, channels = self._coder(coded.kind), []
-        count = self._resampled_length(coded.num_samples, coded.sample_rate)
-        with _one_thread():
+        count = resampled_length(coded.num_samples, coded.sample_rate, self.sample_rate)
+        with one_thread():
             for payload, step in zip(coded.payloads, coded.steps, strict=True):
                 ours = coder.decompress(payload, step, count)
                 if ours is None:
                     raise BitstreamError(f"{name}: is damaged: its bits make no sense")
                 found = resample(ours, self.sample_rate, coded.sample_rate)
-                channels.append(_fit(found, coded.num_samples))
+                channels.append(fit_length(found, coded.num_samples))
         return np.stack(channels).astype(np.float32), coded.sample_rate
 
     def _coder(self, kind: int) -> WaveCoder:
         return self.fidelity if kind == FIDELITY else self.perceptual
-
-    def _resampled_length(self, count: int, sample_rate: int) -> int:
-        return -(-count * self.sample_rate // sample_rate)
-
-    def _overhead(self, shape: tuple[int, int], sample_rate: int) -> int:
-        """Bytes of a file beside its payloads."""
-        empty = Coded(
-            *(bytes(MODEL_BYTES), 0, sample_rate, shape[1]),
-            *((1000,) * shape[0], (b"",) * shape[0]),
-        )
-        return len(write_coded(empty)) + 2 * shape[0]
-
-
-def _fit(wave: np.ndarray, count: int) -> np.ndarray:
-    """Cut or pad a conversion's last samples."""
-    return np.pad(wave[:count], (0, max(count - len(wave), 0)))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: sums of several differ in their last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

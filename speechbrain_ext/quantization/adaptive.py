@@ -304,6 +304,32 @@ class AdaptiveResidualVectorQuantizer(NestedStages, nn.Module):
     @torch.no_grad()
     def _reconstruct(self, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
         """Add up the vectors that were sent and look up what they leave over."""
+        if plan.codes.device.type == "cpu":
+            return self._add_up(plan)
+        return self._look_up(plan)
+
+    def _add_up(self, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slot by slot, compiled; the sums are those of `_look_up`, in its order."""
+        from speechbrain_ext.quantization.places import add_vectors
+
+        batch, _, time = plan.codes.shape
+        widths = torch.tensor(self.group_sizes)
+        starts = torch.cat([widths.new_zeros(1), widths.cumsum(0)]).numpy()
+        books, left = self.stages.bank.codebooks, self.allocation.left
+        # Row 0 is the opening code of every frame, in order.
+        opening = torch.where(plan.frame[:, 0] < time, plan.codes[:, 0], 0)
+        error = self.allocation.left_unsent.t()[opening].contiguous()
+        quantized = books.new_zeros(batch, time, self.dim)
+        for item in range(batch):
+            parts = (x[item].numpy() for x in (plan.frame, plan.stage, plan.codes))
+            add_vectors(
+                *(*parts, self.depth, starts, books.numpy(), left.numpy()),
+                *(quantized[item].numpy(), error[item].numpy()),
+            )
+        return quantized, error / widths
+
+    def _look_up(self, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stage by stage, with tensors."""
         batch, _, time = plan.codes.shape
         num_stages = self.stages.num_quantizers
         place = (plan.stage * (time + 1) + plan.frame).flatten(1)

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from speechbrain_ext.quantization.places import Order
 
 #: Steps of a priority per factor of two in energy.
 STEPS_PER_OCTAVE = 16
@@ -158,6 +163,45 @@ class Allocation(nn.Module):
         Plan
             The same for both.
         """
+        if codes.device.type == "cpu":
+            return self._walk(codes, rows, num_frames, received)
+        return self._sort(codes, rows, num_frames, received)
+
+    def order(self) -> Order:
+        """Return the tables as compiled code takes them."""
+        # Its compiler takes half a second to import: only when it is needed.
+        from speechbrain_ext.quantization.places import Order
+
+        stages = np.arange(self.num_groups * self.depth)
+        shaping = (self.energy * self.noise_shaping).round().long()
+        tables = (self.priority, self.first_priority, shaping)
+        before = np.where(stages % self.depth, stages - 1, -1)
+        return Order(
+            *(True, stages // self.depth, before),
+            *(table.cpu().numpy() for table in tables),
+        )
+
+    def _walk(self, codes, rows, num_frames, received) -> Plan:
+        """Item by item, compiled."""
+        from speechbrain_ext.quantization.places import walk
+
+        batch, _, time = codes.shape
+        if num_frames is None:
+            num_frames = torch.full((batch,), time)
+        order, given = self.order(), codes.contiguous().numpy()
+        frame = np.full((batch, rows, time), time)
+        stage = np.zeros_like(frame)
+        if received:
+            found = given[:, :rows].astype(np.int64)
+        else:
+            found = np.zeros_like(frame)
+        for item, count in enumerate(num_frames.tolist()):
+            parts = (x[item, :, :count] for x in (frame, stage, found))
+            walk(order, given[item], received, *parts)
+        return Plan(*map(torch.from_numpy, (frame, stage, found)))
+
+    def _sort(self, codes, rows, num_frames, received) -> Plan:
+        """All items at once, with tensors."""
         batch, _, time = codes.shape
         position = torch.arange(time, device=codes.device)
         cells = time * self.num_groups

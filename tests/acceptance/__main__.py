@@ -19,6 +19,7 @@ from speechbrain_ext.files import write_json
 from tests.acceptance import (
     chaos,
     codec,
+    codes,
     fuzz,
     fuzz_bundle,
     sharing,
@@ -40,6 +41,8 @@ PARTS: dict[str, Callable[[], dict]] = {
     "codec_human_8khz": lambda: codec.human(
         "asterisk-core-sounds-en-wav", "human_8khz"
     ),
+    "codes_festival": codes.festival,
+    "codes_human": codes.human,
     "fuzz_bundle": fuzz_bundle.unpack,
     "fuzz_loader": fuzz.loader,
     "sharing": sharing.sharing,

@@ -55,21 +55,22 @@ def screened_codes(
     num_rows, size = rows.shape[0], codebook.shape[0]
     rows, codebook = rows.contiguous(), codebook.contiguous()
     coarse_rows, coarse_book = rows.bfloat16(), codebook.bfloat16()
-    largest = (2 * half_norms.max()).sqrt()
-    rounding = torch.linalg.vector_norm(codebook - coarse_book, dim=1).max()
-    limits = torch.stack([largest, rounding]).numpy()
+    norms = (2 * half_norms).sqrt()
+    rounding = torch.linalg.vector_norm(codebook - coarse_book, dim=1)
+    # Of a zero vector nothing is rounded.
+    relative = float((rounding / norms.clamp(min=1e-30)).max())
     codes = np.empty(num_rows, np.int64)
     products = torch.empty(min(_BLOCK, num_rows), size, dtype=torch.bfloat16)
     transposed = coarse_book.t()
-    arrays = half_norms.contiguous().numpy(), codebook.numpy(), limits
+    tables = half_norms.contiguous().numpy(), norms.numpy(), codebook.numpy()
     for start in range(0, num_rows, _BLOCK):
         stop = min(start + _BLOCK, num_rows)
         found = products[: stop - start]
         torch.mm(coarse_rows[start:stop], transposed, out=found)
         _decide(
             *(found.view(torch.uint16).numpy(), rows[start:stop].numpy()),
-            *(coarse_rows[start:stop].view(torch.uint16).numpy(), *arrays),
-            codes[start:stop],
+            *(coarse_rows[start:stop].view(torch.uint16).numpy(), *tables),
+            *(np.float32(relative), codes[start:stop]),
         )
     return torch.from_numpy(codes)
 
@@ -94,13 +95,14 @@ def _number(key):
 
 
 @njit(cache=True)
-def _best_key(products, half_norms):
-    """Key of the best score."""
+def _most(products, half_norms, norms, slack):
+    """Key of the most that a score may be."""
     # The compiler uses all lanes of a processor for the maximum of integers only, and
     # where it sees that no index is negative.
     best = np.int32(_LEAST)
     for code in range(len(half_norms)):
-        key = _key(_widen(products[code]) - half_norms[code])
+        score = _widen(products[code]) - half_norms[code]
+        key = _key(score + slack * norms[code])
         if key > best:
             best = key
     return best
@@ -117,44 +119,47 @@ def _score(row, code_vector, half_norm):
 
 
 @njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
-def _slack(row, coarse, limits):
-    """How far off a product of a row may be."""
+def _slack(row, coarse, relative):
+    """How far off a product of a row may be, by the norm of the code vector."""
     energy, rounding = np.float32(0), np.float32(0)
     for index in range(len(row)):
         value = _widen(coarse[index])
         energy += value * value
         rounding += (row[index] - value) * (row[index] - value)
     energy, rounding = np.sqrt(energy), np.sqrt(rounding)
-    relative = _ROUNDING + _SUMMING * np.float32(len(row))
-    total = rounding * limits[0] + energy * (limits[1] + relative * limits[0])
-    return np.float32(1.01) * total
+    summing = _SUMMING * np.float32(len(row))
+    total = rounding + energy * (relative + _ROUNDING + summing)
+    return np.float32(np.float32(1.01) * total)
 
 
 @njit(cache=True)
-def _decide(products, rows, coarse_rows, half_norms, codebook, limits, codes):
+def _decide(products, rows, coarse_rows, half_norms, norms, codebook, relative, codes):
     """Fill in codes, [n], from products, [n, codebook_size], and from float32."""
     size = len(half_norms)
-    highs = np.empty(-(-size // _CHUNK), np.int32)
+    most = np.empty(-(-size // _CHUNK), np.int32)
     for index in range(len(rows)):
-        best_key = _LEAST
-        for chunk in range(len(highs)):
-            start = chunk * _CHUNK
-            stop = min(start + _CHUNK, size)
-            highs[chunk] = _best_key(products[index, start:stop], half_norms[start:stop])
-            best_key = max(best_key, highs[chunk])
-        slack = _slack(rows[index], coarse_rows[index], limits)
-        least = np.float32(_number(best_key) - 2 * slack)
-        if not least > -np.inf:  # too large for float32: look at all
-            least = np.float32(-np.inf)
+        slack = _slack(rows[index], coarse_rows[index], relative)
+        first = 0
+        for chunk in range(len(most)):
+            part = slice(chunk * _CHUNK, min((chunk + 1) * _CHUNK, size))
+            most[chunk] = _most(
+                products[index, part], half_norms[part], norms[part], slack
+            )
+            if most[chunk] > most[first]:
+                first = chunk
+        # The likeliest chunk first: what its best has, others must be able to have.
         best, score = 0, np.float32(-np.inf)
-        for chunk in range(len(highs)):
-            if _number(highs[chunk]) < least:
+        for turn in range(len(most)):
+            chunk = turn if turn else first
+            if turn == first:
+                chunk = 0
+            if _number(most[chunk]) < score:
                 continue
-            start = chunk * _CHUNK
-            for code in range(start, min(start + _CHUNK, size)):
-                if _widen(products[index, code]) - half_norms[code] < least:
+            for code in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, size)):
+                high = _widen(products[index, code]) - half_norms[code]
+                if high + slack * norms[code] < score:
                     continue
                 found = _score(rows[index], codebook[code], half_norms[code])
-                if found > score:
+                if found > score or (found == score and code < best):
                     best, score = code, found
         codes[index] = best

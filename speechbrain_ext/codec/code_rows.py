@@ -29,6 +29,8 @@ from speechbrain_ext.quantization.places import new_walk, next_places, update_pl
 MOST_BYTES = 24
 #: Parts of a tree whose bits are known before a code is looked at.
 _BOUNDS = 8
+#: Cells of a row whose distances to all codes are computed at a time.
+_BLOCK = 256
 
 
 class Search(NamedTuple):
@@ -172,46 +174,66 @@ def _least_bits(net, stage, units, turns, bounds):
 
 
 @njit(cache=True)
-def _choose(net, search, stage, latents, frame, price, units, scores, turns, bounds):
-    """Code of least error and bits for a frame of latents, which is taken off them."""
-    start, width = search.start[stage], search.width[stage]
-    size = len(scores)
-    # Half of |x - c|^2, without |x|^2.
-    for code in range(size):
-        scores[code] = search.half_norms[stage, code]
-    # Four at a time; where the part ends before, the books hold zeros.
-    for index in range(0, width, 4):
-        a, b = latents[frame, start + index], latents[frame, start + index + 1]
-        c, d = latents[frame, start + index + 2], latents[frame, start + index + 3]
+def _distances(search, latents, frames, stages, scores):
+    """Fill in half the distances to all codes, less the latents' own half energy.
+
+    Stage by stage: a codebook is read into the processor's cache once for all cells
+    that it serves, which takes longer than to compute with it.
+
+    Arguments
+    ---------
+    search : Search
+    latents : np.ndarray
+        See `code_rows`.
+    frames, stages : np.ndarray
+        int64 [cells].
+    scores : np.ndarray
+        float32 [cells, codebook_size].
+    """
+    size = scores.shape[1]
+    for slot in np.argsort(stages):
+        frame, stage = frames[slot], stages[slot]
+        start = search.start[stage]
         for code in range(size):
-            scores[code] -= (
-                a * search.books[stage, index, code]
-                + b * search.books[stage, index + 1, code]
-            ) + (
-                c * search.books[stage, index + 2, code]
-                + d * search.books[stage, index + 3, code]
-            )
+            scores[slot, code] = search.half_norms[stage, code]
+        # Four at a time; where the part ends before, the books hold zeros.
+        for index in range(0, search.width[stage], 4):
+            a, b = latents[frame, start + index], latents[frame, start + index + 1]
+            c, d = latents[frame, start + index + 2], latents[frame, start + index + 3]
+            for code in range(size):
+                scores[slot, code] -= (
+                    a * search.books[stage, index, code]
+                    + b * search.books[stage, index + 1, code]
+                ) + (
+                    c * search.books[stage, index + 2, code]
+                    + d * search.books[stage, index + 3, code]
+                )
+
+
+@njit(cache=True)
+def _choose(net, stage, price, units, scores, turns, bounds):
+    """Code of least error and bits, by its distances (see `_distances`)."""
+    size = len(scores)
     best, least = 0, scores[0]
     for code in range(1, size):
         if scores[code] < least:
             best, least = code, scores[code]
-    if price > 0:
-        likely = _least_bits(net, stage, units, turns, bounds)
-        among = net.nodes.shape[1] // len(bounds)
-        least += price * _bits_of(net, stage, best, units, turns)
-        found = scores[likely] + price * _bits_of(net, stage, likely, units, turns)
-        if found < least:
-            best, least = likely, found
-        for code in range(size):
-            # Two looks before the bits are known: most codes are far away.
-            if scores[code] < least:
-                bound = price * bounds[net.rank[stage, code] // among]
-                if scores[code] + bound < least:
-                    bits = _bits_of(net, stage, code, units, turns)
-                    if scores[code] + price * bits < least:
-                        best, least = code, scores[code] + price * bits
-    for index in range(width):
-        latents[frame, start + index] -= search.books[stage, index, best]
+    if price <= 0:
+        return best
+    likely = _least_bits(net, stage, units, turns, bounds)
+    among = net.nodes.shape[1] // len(bounds)
+    least += price * _bits_of(net, stage, best, units, turns)
+    found = scores[likely] + price * _bits_of(net, stage, likely, units, turns)
+    if found < least:
+        best, least = likely, found
+    for code in range(size):
+        # Two looks before the bits are known: most codes are far away.
+        if scores[code] < least:
+            bound = price * bounds[net.rank[stage, code] // among]
+            if scores[code] + bound < least:
+                bits = _bits_of(net, stage, code, units, turns)
+                if scores[code] + price * bits < least:
+                    best, least = code, scores[code] + price * bits
     return best
 
 
@@ -254,7 +276,7 @@ def code_rows(
     features = np.zeros(FEATURES)
     hidden = np.empty(net.first.shape[1])
     units = np.empty(net.second.shape[1])
-    scores = np.empty(search.books.shape[2], np.float32)
+    scores = np.empty((_BLOCK, search.books.shape[2]), np.float32)
     turns = np.empty(net.nodes.shape[1], np.int64)
     bounds = np.empty(min(_BOUNDS, net.nodes.shape[1]))
     lasts = cells[3]
@@ -263,6 +285,9 @@ def code_rows(
         count = next_places(order, row, priority, levels, frames, stages)
         total = 0.0
         for index in range(count):
+            if len(latents) and index % _BLOCK == 0:
+                block = slice(index, min(index + _BLOCK, count))
+                _distances(search, latents, frames[block], stages[block], scores)
             frame, stage = frames[index], stages[index]
             group, before = order.group[stage], order.before[stage]
             last = lasts[frame, group]
@@ -275,10 +300,13 @@ def code_rows(
                     price = search.price[before, last]
                 else:
                     price = search.first_price[group, max(lasts[frame, 0], 0)]
-                codes[row, index] = _choose(
-                    *(net, search, stage, latents, frame),
-                    *(price, units, scores, turns, bounds),
+                best = _choose(
+                    net, stage, price, units, scores[index % _BLOCK], turns, bounds
                 )
+                start = search.start[stage]
+                for part in range(search.width[stage]):
+                    latents[frame, start + part] -= search.books[stage, part, best]
+                codes[row, index] = best
             code = codes[row, index] if mode != DECODE else 0
             code, spent = _code_turns(mode, coder, buffer, net, stage, code, units)
             codes[row, index] = code

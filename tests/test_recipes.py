@@ -95,16 +95,27 @@ WAVEFORM = {
 }
 
 
-@pytest.mark.parametrize("name", ["seanet", "seed"])
+#: A discriminator that starts in the second of two steps.
+AGAINST = {
+    "crop_seconds": 0.25,
+    "discriminator.win_lengths": [128, 64],
+    "discriminator.channels": 2,
+    "discriminator_schedule.start_step": 1,
+    "discriminator_schedule.update_probability": 1.0,
+}
+
+
+@pytest.mark.parametrize("name", ["seanet", "seanet_gan", "seed"])
 def test_the_waveform_codecs_train_on_a_cpu(name, data, tmp_path, capfd):  # noqa: F811
     tiny = recipe(
         data,
         tmp_path / "exp",
         path=ROOT / "recipes" / "codec" / f"{name}.yaml",
-        base=WAVEFORM,
+        base=WAVEFORM | (AGAINST if name == "seanet_gan" else {}),
     )
     brain = train(tiny)
     assert brain.optimizer_step == 2
+    assert ("discriminator_grad_norm" in brain.train_stats) is (name == "seanet_gan")
     state = brain.modules.codec.state_dict()
     assert all(torch.isfinite(value).all() for value in state.values())
     said = "codebooks do not learn with it" in capfd.readouterr().err

@@ -14,6 +14,7 @@ stage 0 data     "fetch or speak the corpus"
 stage 1 prepare  "16 kHz audio, splits and manifests"
 stage 2 train    "learn the codec"
 stage 3 evaluate "score it on the test files, beside Opus"
+stage 4 tokenize "the corpus as tokens of the codec, for a language model"
 stage 5 report   "results table, plots, report.html"
 stage 6 pack     "one file of recipe and result, to be shared"
 
@@ -29,6 +30,10 @@ option split_by "choice:auto|speaker|utterance" auto "what is kept apart in the 
 option split_seed int:N 1 "draws the splits"
 option speaker_from_folder flag false "corpus folder: the first sub-folder names the speaker"
 option max_rejected part:PART 0.2 "stop if a larger part of the files is unusable"
+option codebooks count:N "" "tokens: of the codec's first N codebooks (default: 2)"
+option token_kbps number:KBPS "" "tokens: the same by the nominal rate of the codes"
+option interleaving "choice:flat|delay|coarse_first" coarse_first "tokens: order of the codes"
+option vocab_size count:N "" "tokens: how many there are (default: what suits the valid files)"
 option init_from path:CKPT "" "weights to start from: a file, a save/ or an experiment"
 
 preset=()
@@ -38,6 +43,7 @@ find_python
 
 # An experiment that is named has its recipe and its speech from its last run.
 source_names=(corpus data_folder datadir)
+token_names=(codebooks token_kbps interleaving vocab_size)
 split_names=(num_train num_valid num_test split_by split_seed speaker_from_folder max_rejected)
 if is_given expdir; then
   expdir=${opt[expdir]}
@@ -50,6 +56,7 @@ if [[ -n ${expdir-} ]]; then
   from_bundle "$expdir"
   recall "$expdir" "${source_names[@]}"
   recall "$expdir" "${split_names[@]}"
+  recall "$expdir" "${token_names[@]}"
 fi
 find_recipe                                       # -> recipe_yaml, recipe_name, bundle
 if [[ -n $bundle ]]; then recall "$bundle" "${source_names[@]}"; fi
@@ -78,6 +85,10 @@ for name in num_train num_valid num_test split_by max_rejected; do
   if is_given "$name"; then split_options+=("--$name=${opt[$name]}"); fi
 done
 if is_given split_seed; then split_options+=("--seed=${opt[split_seed]}"); fi
+token_options=("--interleaving=${opt[interleaving]}")
+for name in codebooks token_kbps vocab_size; do
+  if is_given "$name"; then token_options+=("--$name=${opt[$name]}"); fi
+done
 if is_given init_from; then overrides+=("--init_from=${opt[init_from]}"); fi
 recipe_words=(
   "$recipe_yaml" "${presets[@]+"${presets[@]}"}" "${allow[@]+"${allow[@]/#/--allow=}"}"
@@ -119,7 +130,7 @@ stage_train() {
   needs_recipe "${recipe_words[@]}"
   makes "$expdir/save" "$expdir/hyperparams.yaml" "$expdir/train_log.txt"
   restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,data.json,resumed.json,debug_nan}
-  extends num_workers tensorboard wandb test_interval eval_kbps
+  extends num_workers tensorboard wandb test_interval eval_kbps eval_snr
   grows number_of_epochs
   runs_on_gpus "$(script recipes/codec/train.py)" "${recipe_words[@]}" \
     "${resume[@]+"${resume[@]}"}" "${device[@]+"${device[@]}"}"
@@ -133,9 +144,19 @@ stage_evaluate() {
     "${device[@]+"${device[@]}"}"
 }
 
+stage_tokenize() {
+  lives_in "$expdir"
+  needs "$(weights_of "$expdir")" "$expdir/hyperparams.yaml" "$datadir"/{train,valid,test}.json
+  makes "$expdir/tokens"
+  runs "$(script recipes/codec/tokenize.py)" "$expdir" "--data=$datadir" \
+    "${token_options[@]}" --skip_without_codes "${device[@]+"${device[@]}"}"
+}
+
 stage_report() {
   lives_in "$expdir"
   needs "$expdir/results.json" "$expdir/train_log.txt"
+  # Of what was scored and never tokenized a report can be made, too.
+  if [[ -d $expdir/tokens || ${opt[stage]} != @(5|6|report|pack) ]]; then needs "$expdir/tokens"; fi
   makes "$expdir/RESULTS.md" "$expdir/summary.txt" "$expdir/plots" "$expdir/report.html"
   runs -m speechbrain_ext report "$expdir" --quiet
 }
@@ -151,7 +172,7 @@ tell task "$task"
 tell check "${recipe_words[@]}"
 tell show "$expdir/summary.txt"
 tell look Report "$expdir/report.html" Plots "$expdir/plots" \
-  Reconstructions "$expdir/reconstructions" \
+  Reconstructions "$expdir/reconstructions" Tokens "$expdir/tokens/tokens.jsonl" \
   "To share" "$(bundle_of "$expdir")" "To go on" "$expdir/run.sh"
 given[recipe]=1 given[corpus]=1
-go "$expdir" recipe "${source_names[*]}" "${split_names[*]}"
+go "$expdir" recipe "${source_names[*]}" "${split_names[*]}" "${token_names[*]}"

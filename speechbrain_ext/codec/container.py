@@ -75,9 +75,11 @@ def write_coded(coded: Coded) -> bytes:
     (24, True)
     """
     header = [MAGIC, bytes([VERSION]), coded.model, bytes([coded.kind])]
-    header += map(_number, (coded.sample_rate, coded.num_samples, len(coded.payloads)))
+    header += map(
+        write_number, (coded.sample_rate, coded.num_samples, len(coded.payloads))
+    )
     for step, payload in zip(coded.steps, coded.payloads, strict=True):
-        header += [_number(step), _number(len(payload))]
+        header += [write_number(step), write_number(len(payload))]
     data = b"".join([*header, *coded.payloads])
     return data + zlib.crc32(data).to_bytes(4, "little")
 
@@ -113,10 +115,10 @@ def read_coded(data: bytes, name: str = "input") -> Coded:
             f"{name}: is cut or damaged: its checksum does not fit its {len(data)} "
             "bytes; get it again from where it came"
         )
-    return _read_whole(_Reader(data[:-4], name))
+    return _read_whole(ByteReader(data[:-4], name))
 
 
-def _read_whole(reader: _Reader) -> Coded:
+def _read_whole(reader: ByteReader) -> Coded:
     reader.take(len(MAGIC) + 1)
     model = reader.take(MODEL_BYTES)
     kind = reader.take(1)[0]
@@ -133,19 +135,21 @@ def _read_whole(reader: _Reader) -> Coded:
     return Coded(model, kind, sample_rate, num_samples, tuple(steps), payloads)
 
 
-class _Reader:
-    """Takes bytes off the front."""
+class ByteReader:
+    """Takes bytes off the front; `BitstreamError` where there is nothing to take."""
 
     def __init__(self, data: bytes, name: str):
         self.data, self.name, self.place = data, name, 0
 
     def take(self, count: int) -> bytes:
+        """Take so many bytes."""
         if self.place + count > len(self.data):
             raise self.fault("it ends early")
         self.place += count
         return self.data[self.place - count : self.place]
 
     def number(self, most: int, what: str) -> int:
+        """Take a number of `write_number`, ``most`` at most."""
         found = 0
         for shift in range(0, 63, 7):
             byte = self.take(1)[0]
@@ -157,10 +161,12 @@ class _Reader:
         raise self.fault(f"{what} is no number")
 
     def fault(self, why: str) -> BitstreamError:
+        """Return the error that says so."""
         return BitstreamError(f"{self.name}: is damaged: {why}")
 
 
-def _number(value: int) -> bytes:
+def write_number(value: int) -> bytes:
+    """Return a number >= 0 as bytes of 7 bits, the lowest first."""
     found = bytearray()
     while value > 127:
         found.append(value & 127 | 128)

@@ -76,7 +76,15 @@ class PostFilter(nn.Module):
 
     def forward(self, decoded: Decoded) -> torch.Tensor:
         """Return the mended spectrum, [batch, frames, bins]."""
-        rows, values, noise, steps, levels = decoded
+        x = nn.functional.gelu(self.first(self.inputs(decoded)))
+        for layer in self.hidden:
+            x = x + nn.functional.gelu(layer(x))
+        return self.mend(decoded, x)
+
+    @staticmethod
+    def inputs(decoded: Decoded) -> torch.Tensor:
+        """Return what the first layer sees, [batch, channels, frames, bins]."""
+        rows, _, _, steps, levels = decoded
         size = torch.log1p(rows.abs())
         place = torch.linspace(0, 1, rows.shape[-1], device=rows.device)
         place = place.expand(rows.shape)
@@ -85,8 +93,10 @@ class PostFilter(nn.Module):
             *((levels - steps).clamp(-8, 8) / 4, levels / 8),
             *(place, torch.cos(torch.pi * place)),
         ]
-        x = nn.functional.gelu(self.first(torch.stack(seen, dim=1)))
-        for layer in self.hidden:
-            x = x + nn.functional.gelu(layer(x))
-        gain, louder, more = self.last(x).unbind(1)
-        return values * (1 + gain) + noise * (1 + louder) + more * 2.0**steps
+        return torch.stack(seen, dim=1)
+
+    def mend(self, decoded: Decoded, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the spectrum as the last hidden layer wants it."""
+        gain, louder, more = self.last(hidden).unbind(1)
+        values, noise = decoded.values * (1 + gain), decoded.noise * (1 + louder)
+        return values + noise + more * 2.0**decoded.steps

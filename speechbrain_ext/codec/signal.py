@@ -21,7 +21,7 @@ from speechbrain_ext.codec.unary_net import IntegerNet
 #: A fixed-point logarithm of a step -> the step.
 _OCTAVE = 2.0 ** (np.arange(256) / 256)
 #: A coefficient takes no more bytes than this, however unlikely.
-_MOST_BYTES = 16
+MOST_BYTES = 16
 
 
 class Symbols(NamedTuple):
@@ -46,12 +46,16 @@ def amplitude(logarithm):
 
 
 @njit(cache=True)
-def _code(mode, coder, buffer, nets, shape, step, envelope, rows, spectrum, price):
-    """Code all frames; see `encode`, `decode`, `quantise`. Returns the bits, or -1."""
+def _code(
+    mode, coder, buffer, nets, shape, step, envelope, rows, spectrum, price, logs, span
+):
+    """Code the frames of a span; returns the bits, or -1.
+
+    See `encode`, `decode`, `quantise`. ``logs`` is the context that frames before left.
+    """
     coefficient_net, envelope_net = nets
     frames, bins = rows.shape
     sends = envelope.shape[1] > 0
-    logs = np.zeros((3, bins + 2 * PAD))
     room = np.zeros((2, coefficient_net.first.shape[1]))
     envelope_room = np.zeros((2, envelope_net.first.shape[1]))
     steps = np.zeros(bins, np.int64)
@@ -60,7 +64,7 @@ def _code(mode, coder, buffer, nets, shape, step, envelope, rows, spectrum, pric
     total = 0.0
     if not sends:
         flat_steps(shape, step, steps)
-    for t in range(frames):
+    for t in range(span[0], span[1]):
         if sends:
             for ahead in range(t if t == 0 else t + 1, min(t + 2, frames)):
                 bits = code_envelope_frame(
@@ -150,11 +154,13 @@ class SignalCoder:
         """
         return self._encode(symbols, step)
 
-    def _encode(self, symbols, step, spectrum=None, price=0.0) -> bytes:
-        size = _MOST_BYTES * (symbols.rows.size + symbols.envelope.size) + 64
+    def _encode(
+        self, symbols, step, spectrum=None, price=0.0, logs=None, span=None
+    ) -> bytes:
+        size = MOST_BYTES * (symbols.rows.size + symbols.envelope.size) + 64
         buffer = np.zeros(size, np.uint8)
         coder = arithmetic.new_coder()
-        self._run(ENCODE, buffer, symbols, step, spectrum, price, coder)
+        self._run(ENCODE, buffer, symbols, step, spectrum, price, coder, logs, span)
         return buffer[: arithmetic.finish(coder, buffer)].tobytes()
 
     def decode(self, data: bytes, num_frames: int, step: int) -> Symbols | None:
@@ -170,14 +176,95 @@ class SignalCoder:
         bits = self._run(DECODE, buffer, found, step, coder=coder)
         return None if bits < 0 else found
 
-    def _run(self, mode, buffer, symbols, step, spectrum=None, price=0.0, coder=None):
+    # -- in pieces -----------------------------------------------------------------
+
+    def new_logs(self) -> np.ndarray:
+        """Return the context of a signal's first frame: silence."""
+        return np.zeros((3, len(self.shape.weights) + 2 * PAD))
+
+    def encode_span(
+        self,
+        spectrum: np.ndarray,
+        envelope: np.ndarray,
+        span: tuple[int, int],
+        step: int,
+        price: float,
+        logs: np.ndarray,
+    ) -> bytes:
+        """Quantise some frames of a signal, and turn them into bytes of their own.
+
+        Arguments
+        ---------
+        spectrum, envelope : np.ndarray
+            Of the frames and of those around them, [frames, bins], [frames, bands]:
+            the one before, unless a signal begins here, and where an envelope is sent
+            the one behind, unless it ends here.
+        span : (int, int)
+            Which of the frames: from, to. With a frame before, its envelope and that
+            of the first were sent already.
+        step, price
+            As `quantise` takes them.
+        logs : np.ndarray
+            Of `new_logs`; moved on.
+        """
+        exact = np.ascontiguousarray(spectrum, np.float64)
+        symbols = Symbols(
+            envelope[:, : self.num_bands], np.zeros(exact.shape, np.int64)
+        )
+        return self._encode(symbols, step, exact, price, logs, span)
+
+    def decode_span(
+        self,
+        data: bytes,
+        envelope: np.ndarray,
+        span: tuple[int, int],
+        step: int,
+        logs: np.ndarray,
+    ) -> np.ndarray | None:
+        """Undo `encode_span`.
+
+        Arguments
+        ---------
+        data : bytes
+        envelope : np.ndarray
+            As there; what was not sent before is filled in.
+        span, step, logs
+            As there.
+
+        Returns
+        -------
+        np.ndarray or None
+            Integers, [frames, bins], 0 around the span; None if there can be no such.
+        """
+        rows = np.zeros((len(envelope), len(self.shape.weights)), np.int64)
+        buffer = np.frombuffer(data, np.uint8).copy()
+        coder = arithmetic.new_coder()
+        arithmetic.start_decoding(coder, buffer)
+        parts = (DECODE, buffer, Symbols(envelope, rows), step, None, 0.0, coder)
+        bits = self._run(*parts, logs, span)
+        return None if bits < 0 else rows
+
+    def _run(
+        self,
+        mode,
+        buffer,
+        symbols,
+        step,
+        spectrum=None,
+        price=0.0,
+        coder=None,
+        logs=None,
+        span=None,
+    ):
         if spectrum is None:
             spectrum = np.zeros((0, 0))
         if coder is None:
             coder = arithmetic.new_coder()
+        if logs is None:
+            logs, span = self.new_logs(), (0, len(symbols.rows))
         return _code(
             *(mode, coder, buffer, self.nets, self.shape, step),
-            *(symbols.envelope, symbols.rows, spectrum, price),
+            *(symbols.envelope, symbols.rows, spectrum, price, logs, span),
         )
 
 

@@ -82,6 +82,9 @@ class WaveCoder(nn.Module):
         self.post_filter = post_filter
         self.sample_rate = sample_rate
         self.mdct = MDCT(hop_samples, window)
+        # In float64 frames are alike however many are transformed at a time: a stream
+        # finds the same integers.
+        self.analysis = MDCT(hop_samples, window).double()
         self.edges = bands.band_edges(hop_samples, sample_rate)
         self.num_bands = len(self.edges) - 1
         features = coefficients.NEIGHBOURS
@@ -216,7 +219,7 @@ class WaveCoder(nn.Module):
     def analyse(self, wave: np.ndarray) -> np.ndarray:
         """Return the spectrum of [time], float64 [frames, bins]."""
         signal = torch.from_numpy(np.asarray(wave, np.float32))[None]
-        return self.mdct(signal.to(self.mdct.dct.device))[0].double().cpu().numpy()
+        return self.analysis(signal.to(self.analysis.dct.device))[0].cpu().numpy()
 
     def compress(
         self,
@@ -297,7 +300,12 @@ class WaveCoder(nn.Module):
         made = self.mdct.inverse(self.mended(decoded), length=num_samples)
         return made[0].cpu().numpy()
 
-    def mended(self, decoded: Decoded, strength: float | None = None) -> torch.Tensor:
+    def mended(
+        self,
+        decoded: Decoded,
+        strength: float | None = None,
+        filtered: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return a spectrum with the post-filter's change, [batch, frames, bins].
 
         Arguments
@@ -305,12 +313,16 @@ class WaveCoder(nn.Module):
         decoded : Decoded
         strength : float or None
             Part of the change; None: that of the settings.
+        filtered : torch.Tensor or None
+            What the post-filter makes of it, if that is known.
         """
         plain = decoded.values + decoded.noise
         strength = self.settings.filter_strength if strength is None else strength
         if self.post_filter is None or strength == 0:
             return plain
-        return plain + strength * (self.post_filter(decoded) - plain)
+        if filtered is None:
+            filtered = self.post_filter(decoded)
+        return plain + strength * (filtered - plain)
 
     def coder(self) -> SignalCoder:
         """Return the coder of symbols, from the buffers as they are."""

@@ -117,10 +117,14 @@ class ReconstructionResult:
         Weighted sum of the bounded terms, scalar.
     terms : dict of str to torch.Tensor
         Each term before weight and bound, detached, scalar.
+    bounded : dict of str to torch.Tensor
+        Each term after its bound, before its weight, with its gradient: for who
+        weighs them otherwise (`LossBalancer`).
     """
 
     total: torch.Tensor
     terms: dict[str, torch.Tensor]
+    bounded: dict[str, torch.Tensor]
 
 
 class ReconstructionLoss(nn.Module):
@@ -189,12 +193,10 @@ class ReconstructionLoss(nn.Module):
             A NaN in any term is a NaN in the total.
         """
         values = {name: term(prediction, target) for name, term in self.terms.items()}
-        total = sum(
-            self.weights[name] * bounded(value, self.limit)
-            for name, value in values.items()
-        )
+        losses = {name: bounded(value, self.limit) for name, value in values.items()}
+        total = sum(self.weights[name] * loss for name, loss in losses.items())
         terms = {name: value.detach() for name, value in values.items()}
         if self.training:
             # Without .item(): counting must not make the device wait.
             self.saturations += sum(value > self.limit for value in terms.values())
-        return ReconstructionResult(total, terms)
+        return ReconstructionResult(total, terms, losses)

@@ -1,10 +1,15 @@
-"""Codecs and speaker encoders."""
+"""Codecs, their discriminators, and speaker encoders."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from speechbrain_ext.models.codec import CodecResult
+from speechbrain_ext.models.discriminators import (
+    DiscriminatorResult,
+    MultiScaleSTFTDiscriminator,
+    STFTDiscriminator,
+)
 from speechbrain_ext.models.seanet_codec import SEANetCodec
 from speechbrain_ext.models.speaker import SpeakerEncoder
 from speechbrain_ext.models.transform_codec import TransformCodec
@@ -14,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CodecResult",
+    "DiscriminatorResult",
+    "MultiScaleSTFTDiscriminator",
     "SEANetCodec",
+    "STFTDiscriminator",
     "SpeakerEncoder",
     "TransformCodec",
     "WaveCodec",

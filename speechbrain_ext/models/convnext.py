@@ -54,9 +54,39 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """[batch, time, width] -> [batch, time, width]; time >= 1."""
-        mixed = self.depthwise(frames.transpose(1, 2)).transpose(1, 2)
-        hidden = nn.functional.gelu(self.expand(self.norm(mixed)))
-        return frames + self.scale * self.project(hidden)
+        return self._mend(frames, self.depthwise(frames.transpose(1, 2)))
+
+    def inside(self, frames: torch.Tensor) -> torch.Tensor:
+        """Like `forward`, of the frames that have neighbours on both sides.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            [batch, time + 2 * reach, width] with ``reach = kernel_size // 2``.
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, time, width].
+        """
+        kernel, bias, width = (
+            self.depthwise.weight,
+            self.depthwise.bias,
+            len(self.scale),
+        )
+        given = frames.transpose(1, 2)
+        mixed = nn.functional.conv1d(given, kernel, bias, groups=width)
+        reach = self.reach
+        return self._mend(frames[:, reach : frames.shape[1] - reach], mixed)
+
+    @property
+    def reach(self) -> int:
+        """Frames on each side that an output depends on."""
+        return self.depthwise.kernel_size[0] // 2
+
+    def _mend(self, frames: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        hidden = self.expand(self.norm(mixed.transpose(1, 2)))
+        return frames + self.scale * self.project(nn.functional.gelu(hidden))
 
 
 class ConvNeXtStack(nn.Module):

@@ -74,7 +74,8 @@ class MDCT(nn.Module):
     and up to one on the right, so the first and the last sample lie under two windows
     like all others: ``num_frames = ceil(time / hop) + 1``. Computed as fold and DCT-IV
     (one matrix product): at codec sizes that is faster on a CPU than an FFT and has a
-    simple gradient. float32 inside whatever autocast surrounds it.
+    simple gradient. float32 inside whatever autocast surrounds it; after ``.double()``
+    float64. A stream takes it in steps: `transform` and `unfold`.
 
     Arguments
     ---------
@@ -125,8 +126,8 @@ class MDCT(nn.Module):
         Returns
         -------
         torch.Tensor
-            Coefficients, float32, [batch, num_frames, hop_samples]; their energy is
-            the signal's.
+            Coefficients, [batch, num_frames, hop_samples]; their energy is the
+            signal's.
 
         Raises
         ------
@@ -137,22 +138,37 @@ class MDCT(nn.Module):
             raise ValueError(
                 f"MDCT: wav must be [batch, time >= 1], got {list(wav.shape)}"
             )
-        hop, half = self.hop_samples, self.hop_samples // 2
+        hop = self.hop_samples
         with torch.autocast(wav.device.type, enabled=False):
             padding = self.num_frames(wav.shape[1]) * hop - wav.shape[1]
-            padded = nn.functional.pad(wav.float(), (hop, padding))
-            blocks = padded.reshape(wav.shape[0], -1, hop)
-            left = blocks[:, :-1] * self.window[:hop]
-            right = blocks[:, 1:] * self.window[hop:]
-            # The textbook's (a, b, c, d) -> (-c_r - d, a - b_r), r = reversed.
-            folded = torch.cat(
-                [
-                    -right[..., :half].flip(-1) - right[..., half:],
-                    left[..., :half] - left[..., half:].flip(-1),
-                ],
-                dim=-1,
-            )
-            return folded @ self.dct
+            padded = nn.functional.pad(wav.to(self.dct.dtype), (hop, padding))
+            return self.transform(padded.reshape(wav.shape[0], -1, hop))
+
+    def transform(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Transform a signal that is cut into blocks, a frame for each two of them.
+
+        Arguments
+        ---------
+        blocks : torch.Tensor
+            Of the dtype of the transform, [batch, num_frames + 1, hop_samples].
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, num_frames, hop_samples].
+        """
+        hop, half = self.hop_samples, self.hop_samples // 2
+        left = blocks[:, :-1] * self.window[:hop]
+        right = blocks[:, 1:] * self.window[hop:]
+        # The textbook's (a, b, c, d) -> (-c_r - d, a - b_r), r = reversed.
+        folded = torch.cat(
+            [
+                -right[..., :half].flip(-1) - right[..., half:],
+                left[..., :half] - left[..., half:].flip(-1),
+            ],
+            dim=-1,
+        )
+        return folded @ self.dct
 
     def inverse(
         self, coefficients: torch.Tensor, length: int | None = None
@@ -169,7 +185,7 @@ class MDCT(nn.Module):
         Returns
         -------
         torch.Tensor
-            float32, [batch, length].
+            [batch, length].
 
         Raises
         ------
@@ -183,13 +199,30 @@ class MDCT(nn.Module):
                 f"MDCT: {coefficients.shape[1]} frames hold {max(available, 0)} "
                 f"samples, {length} were asked for"
             )
-        half = self.hop_samples // 2
         with torch.autocast(coefficients.device.type, enabled=False):
-            folded = coefficients.float() @ self.dct
-            first, second = folded[..., :half], folded[..., half:]
-            left = torch.cat([second, -second.flip(-1)], dim=-1)
-            right = torch.cat([-first.flip(-1), -first], dim=-1)
-            left = left * self.window[: self.hop_samples]
-            right = right * self.window[self.hop_samples :]
+            left, right = self.unfold(coefficients.to(self.dct.dtype))
             wav = right[:, :-1] + left[:, 1:]
             return wav.reshape(wav.shape[0], -1)[:, :length]
+
+    def unfold(self, coefficients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what each frame adds to its first and to its second block.
+
+        Arguments
+        ---------
+        coefficients : torch.Tensor
+            Of the dtype of the transform, [batch, num_frames, hop_samples].
+
+        Returns
+        -------
+        (torch.Tensor, torch.Tensor)
+            [batch, num_frames, hop_samples] each.
+        """
+        half = self.hop_samples // 2
+        folded = coefficients @ self.dct
+        first, second = folded[..., :half], folded[..., half:]
+        left = torch.cat([second, -second.flip(-1)], dim=-1)
+        right = torch.cat([-first.flip(-1), -first], dim=-1)
+        return (
+            left * self.window[: self.hop_samples],
+            right * self.window[self.hop_samples :],
+        )

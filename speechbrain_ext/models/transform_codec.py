@@ -149,7 +149,15 @@ class TransformCodec(CodeFiles, NestedRates, nn.Module):
             inside = torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]
             wav = torch.where(inside, wav, torch.zeros_like(wav))
         with torch.autocast(wav.device.type, enabled=False):
-            return self.mdct(wav) @ self.basis / self.level
+            return self.to_latents(self.mdct(wav))
+
+    def to_latents(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """From [batch, num_frames, hop_samples] to [batch, num_frames, dim]."""
+        return coefficients @ self.basis / self.level
+
+    def to_coefficients(self, latents: torch.Tensor) -> torch.Tensor:
+        """Undo `to_latents`, but for what the basis leaves out."""
+        return latents @ self.basis.t() * self.level
 
     def synthesize(
         self,
@@ -180,7 +188,7 @@ class TransformCodec(CodeFiles, NestedRates, nn.Module):
         if self.decoder is not None:
             latents = latents + self._correction(latents, deviation, mask)
         with torch.autocast(latents.device.type, enabled=False):
-            wav = self.mdct.inverse(latents @ self.basis.t() * self.level, samples)
+            wav = self.mdct.inverse(self.to_coefficients(latents), samples)
         if not per_item:
             return wav
         inside = torch.arange(samples, device=wav.device) < length[:, None]
@@ -190,22 +198,32 @@ class TransformCodec(CodeFiles, NestedRates, nn.Module):
         self, latents: torch.Tensor, deviation: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Ask the network what to add to quantized latents, same shape."""
-        deviation = deviation.expand_as(latents)
+        answer = self.decoder(self.network_input(latents, deviation), mask)
+        return self.corrections(answer, deviation, self.noise_source())
+
+    def network_input(
+        self, latents: torch.Tensor, deviation: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what the network sees of latents, [batch, num_frames, 2 * dim]."""
         # asinh: linear for small values, logarithmic for large: speech spans 60 dB.
-        features = torch.cat(
-            [
-                torch.asinh(latents / self.latent_scale),
-                torch.log(deviation / self.latent_scale + 1e-3),
-            ],
-            dim=2,
-        )
-        offset, spread = self.decoder(features, mask).float().chunk(2, dim=2)
+        seen = torch.log(deviation.expand_as(latents) / self.latent_scale + 1e-3)
+        return torch.cat([torch.asinh(latents / self.latent_scale), seen], dim=2)
+
+    @staticmethod
+    def noise_source() -> torch.Generator:
+        """Return where the noise of an utterance's frames comes from, in order."""
         # On the CPU and by number of frame: the same on every device and in any batch.
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.empty(latents.shape[1:]).uniform_(
-            -1.73, 1.73, generator=generator
-        )
-        return deviation * (offset + spread * noise.to(latents.device))
+        return torch.Generator().manual_seed(0)
+
+    @staticmethod
+    def corrections(
+        answer: torch.Tensor, deviation: torch.Tensor, noise_source: torch.Generator
+    ) -> torch.Tensor:
+        """Return what the network's answer adds to latents, [batch, frames, dim]."""
+        offset, spread = answer.float().chunk(2, dim=2)
+        noise = torch.empty(offset.shape[1:])
+        noise = noise.uniform_(-1.73, 1.73, generator=noise_source)
+        return deviation * (offset + spread * noise.to(offset.device))
 
     def forward(
         self,
@@ -287,6 +305,21 @@ class TransformCodec(CodeFiles, NestedRates, nn.Module):
             float32, [batch, length].
         """
         lengths = length if isinstance(length, torch.Tensor) else None
+        return self.synthesize(*self.dequantize(codes, lengths), length)
+
+    @torch.no_grad()
+    def dequantize(
+        self, codes: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes to latents and their expected deviation, as `synthesize` takes them.
+
+        Arguments
+        ---------
+        codes : torch.Tensor
+            As in `decode`.
+        lengths : torch.Tensor | None
+            As in `forward`.
+        """
         error = None
         if isinstance(self.quantizer, AdaptiveResidualVectorQuantizer):
             latents, error = self.quantizer.decode_with_error(
@@ -294,7 +327,7 @@ class TransformCodec(CodeFiles, NestedRates, nn.Module):
             )
         else:
             latents = self.quantizer.decode(codes)
-        return self.synthesize(latents, self._deviation(error, codes.shape[1]), length)
+        return latents, self._deviation(error, codes.shape[1])
 
     @torch.no_grad()
     def initialize(

@@ -89,7 +89,10 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _row_argmax(scores: torch.Tensor) -> torch.Tensor:
-    """Column of the largest score of each row, [n, size] -> [n]; any one of equals.
+    """Column of the largest score of each row, [n, size] -> [n].
+
+    Of equals it takes the same one, however many rows there are: near silence scores
+    are equal to the last bit, and a stream looks up few rows at a time.
 
     torch's CPU kernels that return an index are scalar, `amax` is vectorized. So the
     row is seen as a table of `LANES` columns: the column with the largest entry, then
@@ -97,9 +100,12 @@ def _row_argmax(scores: torch.Tensor) -> torch.Tensor:
     """
     num_rows, size = scores.shape
     splits = size % LANES == 0 and size >= 4 * LANES
-    if scores.device.type != "cpu" or not splits or scores.numel() < FEW_SCORES:
+    if scores.device.type != "cpu" or not splits:
         return scores.argmax(1)
     table = scores.view(num_rows, size // LANES, LANES)
+    if scores.numel() < FEW_SCORES:
+        place = table.transpose(1, 2).reshape(num_rows, size).argmax(1)
+        return place % (size // LANES) * LANES + place // (size // LANES)
     column = table.amax(1).argmax(1)
     picked = table.gather(2, column[:, None, None].expand(-1, table.shape[1], 1))
     return picked[..., 0].argmax(1) * LANES + column

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from speechbrain_ext.files import write_text
+from speechbrain_ext.report.codec.tokens import read_tokens
 from speechbrain_ext.report.html import write_html
 from speechbrain_ext.report.page import print_results, render_markdown, render_summary
 from speechbrain_ext.report.results import ResultsError, read_results
@@ -22,8 +23,8 @@ def make_report(folder: str | os.PathLike) -> dict[str, Any]:
     ---------
     folder : str or PathLike
         An experiment with ``results.json``. The learning curves need
-        ``train_log.txt``, the spectrograms and players ``reconstructions/``; where
-        these are missing the report goes without.
+        ``train_log.txt``, the spectrograms and players ``reconstructions/``, the table
+        of tokens ``tokens/``; where these are missing the report goes without.
 
     Returns
     -------
@@ -41,6 +42,8 @@ def make_report(folder: str | os.PathLike) -> dict[str, Any]:
 
     folder = Path(folder)
     results = read_results(folder / "results.json")
+    if results["task"] == "codec" and (tokens := read_tokens(folder)):
+        results = {**results, "tokens": tokens}
     write_text(folder / "RESULTS.md", render_markdown(results))
     write_text(folder / "summary.txt", render_summary(results, folder))
     draw = {"codec": draw_codec, "speaker": draw_speaker}[results["task"]]

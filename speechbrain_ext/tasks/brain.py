@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from speechbrain.utils.seed import seed_everything
 
 from speechbrain_ext.brain import NaNSafeBrain
 from speechbrain_ext.config import Recipe
+from speechbrain_ext.data.manifest import Utterance
 from speechbrain_ext.data.sampler import generator_for
 from speechbrain_ext.report.doctor import examine, render
 
@@ -43,8 +45,9 @@ class TaskBrain(NaNSafeBrain):
     def __init__(self, modules, opt_class, hparams, run_opts=None, checkpointer=None):
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
         self.term_sums: dict[str, torch.Tensor] = {}
-        # Not self.step: an epoch that is resumed starts with its steps, but no sums.
-        self.term_count = 0
+        # Not self.step: an epoch that is resumed starts with its steps, but no sums,
+        # and not every batch has every term.
+        self.term_counts: dict[str, int] = {}
         #: gradient norms before clipping, of the steps that were taken
         self.norm_sum: torch.Tensor | float = 0.0
         self.norm_count = 0
@@ -63,7 +66,7 @@ class TaskBrain(NaNSafeBrain):
         for name, value in values.items():
             value = value.detach().float()
             self.term_sums[name] = self.term_sums.get(name, 0.0) + value
-        self.term_count += 1
+            self.term_counts[name] = self.term_counts.get(name, 0) + 1
 
     def _clip(self, optimizers, norms):
         if norms:
@@ -129,7 +132,7 @@ class TaskBrain(NaNSafeBrain):
     def write_beside(self, folder: Path) -> None:
         """Write what a task wants in the experiment folder before it trains."""
 
-    def finish(self, valid_set) -> None:
+    def finish(self, valid_set, train_set: Mapping[str, Utterance]) -> None:
         """Do what is left to do once all epochs are over; may be called again."""
 
     def announce(self, loader) -> None:
@@ -160,9 +163,8 @@ class TaskBrain(NaNSafeBrain):
         last, shown = self._shown
         now = time.monotonic()
         if now - last >= _PROGRESS_SECONDS and self.term_sums:
-            count = max(1, self.term_count)
             shown = {
-                name: f"{float(self.term_sums[name]) / count:.3f}"
+                name: f"{float(self.term_sums[name]) / self.term_counts[name]:.3f}"
                 for name in self.shown_terms
                 if name in self.term_sums
             }
@@ -187,16 +189,17 @@ class TaskBrain(NaNSafeBrain):
         # interrupted between two epochs.
         seed = generator_for(self.hparams.seed, epoch, "dropout").integers(2**31)
         seed_everything(int(seed), verbose=False)
-        self.term_sums = {}
-        self.term_count = 0
+        self.term_sums, self.term_counts = {}, {}
         self.norm_sum, self.norm_count = 0.0, 0
         self._shown = (0.0, {})
         self.stage_started = time.monotonic()
 
     def end_sums(self, epoch: int) -> None:
         """End a training epoch: means into ``train_stats``; logged if not validated."""
-        count = max(1, self.term_count)
-        self.train_stats = {n: float(x) / count for n, x in self.term_sums.items()}
+        self.train_stats = {
+            name: float(total) / self.term_counts[name]
+            for name, total in self.term_sums.items()
+        }
         if self.norm_count:
             self.train_stats["grad_norm"] = float(self.norm_sum) / self.norm_count
         self.train_stats |= self.health_items()

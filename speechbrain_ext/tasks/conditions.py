@@ -158,11 +158,18 @@ def now() -> str:
 
 
 def train_seconds(folder: Path) -> float | None:
-    """Seconds of training, summed over the epochs in the log; None without one."""
+    """Seconds of training, summed over the epochs in the log; None without one.
+
+    With those of what a codec learns of its codes afterwards.
+    """
     path = folder / "train_log.txt"
     rows = read_train_log(path) if path.exists() else []
     seconds = [row["train seconds"] for row in rows if "train seconds" in row]
-    return round(sum(seconds), 1) if seconds else None
+    if not seconds:
+        return None
+    text = path.read_text(encoding="utf-8")
+    later = re.findall(r"^epoch: codes\b.*train seconds: ([\d.e+-]+)", text, re.M)
+    return round(sum(seconds) + sum(map(float, later[-1:])), 1)
 
 
 def own_command(folder: Path, otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""What changes from step to step: the learning rate, and the margin of a classifier."""
+"""What changes from step to step: learning rate, margin, a discriminator's turns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+
+from speechbrain_ext.data import sampler
 
 
 @register_checkpoint_hooks
@@ -152,3 +154,79 @@ class MarginRamp(StepSchedule):
     def apply(self, classifier: torch.nn.Module) -> None:
         """Set the margin of the coming step; the classifier may be wrapped by DDP."""
         getattr(classifier, "module", classifier).set_margin(self.at(self.step))
+
+
+class DiscriminatorSchedule(torch.nn.Module):
+    """When a discriminator is heard, when it learns, and how fast.
+
+    A module, so that its count belongs to what is put back with a rejected batch,
+    dumped with it and replayed.
+
+    Arguments
+    ---------
+    start_step : int
+        Steps of the generator that are taken without the discriminator (>= 0): there
+        is nothing to learn from telling noise from speech.
+    update_probability : float
+        Share of the batches after that which the discriminator learns from, in (0, 1];
+        the generator hears it in all. 2/3 at 24 kHz and 1/2 at 48 kHz in EnCodec
+        (Defossez et al., 2022, sec. 3.4). Which ones is a function of ``seed`` and
+        the step alone.
+    learning_rate_scale : float
+        Its learning rate over that of the generator at each step (> 0).
+    seed : int
+        The experiment's seed.
+
+    Attributes
+    ----------
+    step : int
+        Steps of the generator so far.
+
+    Example
+    -------
+    >>> schedule = DiscriminatorSchedule(start_step=3, update_probability=0.5)
+    >>> [(schedule.is_heard_at(step), schedule.learns_at(step)) for step in (2, 3, 4)]
+    [(False, False), (True, False), (True, True)]
+    """
+
+    def __init__(
+        self,
+        start_step: int = 0,
+        update_probability: float = 2 / 3,
+        learning_rate_scale: float = 1.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        right = start_step >= 0 and 0 < update_probability <= 1
+        if not (right and learning_rate_scale > 0):
+            raise ValueError(
+                "DiscriminatorSchedule: start_step must be >= 0, update_probability "
+                f"in (0, 1] and learning_rate_scale > 0, got {start_step}, "
+                f"{update_probability} and {learning_rate_scale}"
+            )
+        self.start_step = start_step
+        self.update_probability = update_probability
+        self.learning_rate_scale = learning_rate_scale
+        self.seed = seed
+        self.step = 0
+
+    def is_heard_at(self, step: int) -> bool:
+        """Whether the generator hears the discriminator in its 0-based step."""
+        return step >= self.start_step
+
+    def learns_at(self, step: int) -> bool:
+        """Whether the discriminator learns in the generator's 0-based step."""
+        draw = sampler.generator_for(self.seed, step, "discriminator").random()
+        return self.is_heard_at(step) and draw < self.update_probability
+
+    def advance(self) -> None:
+        """Count one step of the generator that was taken."""
+        self.step += 1
+
+    def get_extra_state(self) -> int:
+        """Return the count, for checkpoints."""
+        return self.step
+
+    def set_extra_state(self, state: int) -> None:
+        """Go on from a count."""
+        self.step = int(state)

@@ -79,7 +79,7 @@ def carry_out(
             last = hparams["epoch_counter"].limit
             print(f"already trained: epoch {last} of {last} is done", file=sys.stderr)
         brain.fit(hparams["epoch_counter"], train_loader, valid_loader)
-        brain.finish(valid_loader)
+        brain.finish(valid_loader, train_set)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(where_it_goes_on(brain.checkpointer)) from None
     return brain

@@ -25,6 +25,7 @@ from tests.acceptance import (
     sharing,
     speaker,
     speaker_safety,
+    streaming,
     wave,
     wave_ablation,
 )
@@ -54,6 +55,7 @@ PARTS: dict[str, Callable[[], dict]] = {
     "speaker_faults": speaker_safety.faults,
     "speaker_nan_score": speaker_safety.nan_score,
     "speaker_kill": speaker_safety.kill,
+    "streaming": streaming.streaming,
     "wave_ablation": wave_ablation.ablation,
     "wave_festival": wave.festival,
     "wave_human": wave.human,

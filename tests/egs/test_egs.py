@@ -95,6 +95,7 @@ def test_telugu_help_lists_stages_and_options(telugu):
         "1  prepare",
         "2  train",
         "3  evaluate",
+        "4  tokenize",
         "5  report",
         "6  pack",
     ):
@@ -109,8 +110,10 @@ def test_telugu_help_lists_stages_and_options(telugu):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stage", "tokenize"], "no such stage"),
+        (["--stage", "embed"], "no such stage"),
         (["--stage", "5", "--stop_stage", "3"], "nothing to run"),
+        (["--interleaving", "flatt"], "did you mean 'flat'?"),
+        (["--vocab_size", "0"], "must be at least 1"),
         (["--corpus", "expeak"], "did you mean 'espeak'?"),
         (["--corpus", "folder"], "needs --data_folder DIR"),
         (["--data_folder", "nowhere"], "nowhere: no such folder"),
@@ -138,14 +141,33 @@ def test_telugu_dry_run_names_each_command(telugu, tmp_path):
     )
     assert code == 0, err
     lines = commands_of(out)
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert f"--corpus=folder --datadir={tmp_path}/d" in lines[1]
     assert f"'--data_folder={tmp_path}/my rec'" in lines[1]
     assert "torch.distributed.run --standalone --nproc_per_node=2" in lines[2]
     assert f"train.py {recipe} --train_manifest={tmp_path}/d/train.json" in lines[2]
     assert lines[2].endswith("--device=cuda")
     assert f"evaluate.py {exp} --test_manifest={tmp_path}/d/test.json" in lines[3]
+    assert f"tokenize.py {exp} --data={tmp_path}/d --interleaving" in lines[4]
     assert not exp.exists()
+
+
+def test_telugu_a_report_needs_tokens_only_where_they_are_made_or_there(
+    telugu, tmp_path
+):
+    exp = tmp_path / "exp"
+    exp.mkdir()
+    for name in ("results.json", "train_log.txt"):
+        (exp / name).write_text("{}")
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(OWN_RECIPE)
+    words = ["--recipe", recipe, "--expdir", exp, "--datadir", tmp_path / "d"]
+    code, _, err = telugu(*words, "--dry_run", "--stage=report", "--stop_stage=report")
+    assert code == 0, err
+    code, _, err = telugu(*words, "--dry_run", "--stage", "tokenize")
+    assert code == 2
+    assert f"stage 4 (tokenize) needs {tmp_path}/d/train.json" in err
+    assert "needs tokens" not in err
 
 
 @pytest.mark.parametrize("stage", ["data", "report"])

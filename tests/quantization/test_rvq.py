@@ -60,6 +60,16 @@ def test_search_finds_a_nearest_code_for_any_codebook_size(size):
     assert torch.allclose(found, distances.amin(1), atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [256, 1024])
+def test_of_equal_codes_one_row_finds_the_same_as_many(size):
+    """Streams look up few frames at a time, and must find the codes of the whole."""
+    torch.manual_seed(0)
+    book = torch.randn(size // 8, 6).repeat(8, 1)[torch.randperm(size)]
+    rows = torch.randn(100, 6)
+    one_by_one = torch.cat([nearest_codes(row[None], book) for row in rows])
+    assert torch.equal(one_by_one, nearest_codes(rows, book))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("start", ["randn", "kmeans", "trained"])
 def test_codes_and_sum_equal_brute_force_in_float64(kind, start):

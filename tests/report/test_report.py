@@ -279,6 +279,33 @@ def test_report_writes_everything_from_the_experiment_alone(tmp_path, results):
     assert (tmp_path / "report.html").read_text().count("<audio") == 3
 
 
+def test_tokens_stand_in_the_report_where_there_are_some(tmp_path, results):
+    write_results(tmp_path / "results.json", results)
+    stream = {"per_second": 70.35, "nominal_bps": 797.0, "entropy_bps": 680.2}
+    stream |= {"coded_bps": 731.2, "used": 0.465}
+    split = {"utterances": 2, "seconds": 3.0, "codes": stream, "tokens": stream}
+    facts = {"num_codebooks": 2, "codebook_size": 256, "vocab_size": 2564}
+    record = {
+        "model": {"kbps": 0.8},
+        "tokenizer": facts | {"pattern": "flat"},
+        "splits": {"test": split},
+    }
+    path = tmp_path / "tokens" / "tokens.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(record))
+    make_report(tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "## Tokens of 2 codebooks at 0.8 kbps, flat" in text
+    row = "**test** | **tokens** | **2,564** | **70.3** | **797** | **680** | **731**"
+    assert f"| {row} | **46 %** |" in text
+    assert "<h2>Tokens</h2>" in (tmp_path / "report.html").read_text()
+    # Of a codec without codes, or broken: the report goes without.
+    for other in ({"skipped": "no codes"}, {**record, "splits": [1]}, []):
+        path.write_text(json.dumps(other))
+        make_report(tmp_path)
+        assert (tmp_path / "RESULTS.md").read_text() == render_markdown(results)
+
+
 def test_report_goes_without_log_and_waveforms(tmp_path, results):
     write_results(tmp_path / "results.json", results)
     make_report(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from speechbrain_ext.config import load_recipe
 from speechbrain_ext.data import loader
@@ -26,6 +27,8 @@ from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.evaluate import evaluate
 from speechbrain_ext.tasks.codec.train import train
+from speechbrain_ext.tasks.codec.weights import load_best, load_codec
+from speechbrain_ext.tasks.conditions import trained_recipe
 from speechbrain_ext.tasks.settings import enough
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "codec" / "transform.yaml"
@@ -46,6 +49,7 @@ TINY = {
     "codec.quantizer.depth": 6,
     "codec.quantizer.quantizer_dropout": 0.0,
     "training.warmup_steps": 2,
+    "code_steps": 0,
 }
 
 
@@ -333,3 +337,48 @@ def test_first_weights_take_no_more_speech_than_needed(data):
 def test_evaluating_what_was_never_trained_names_the_next_command(data, tmp_path):
     with pytest.raises(UserError, match="--stage train"):
         evaluate(tmp_path, data / "test.json")
+
+
+def test_codes_are_learned_last_for_the_best_weights_and_make_files_smaller(
+    data, tmp_path
+):
+    folder = tmp_path / "exp"
+    brain = train(recipe(data, folder, code_steps=20))
+    before = codec_state(brain)
+    codec, _ = load_codec(folder, stage="test")
+    assert codec.code_model is not None
+    assert not [name for name in before if name.startswith("code_model.")]
+    kept = (folder / "save" / "code_model.safetensors").read_bytes()
+    # Again: all is there already.
+    train(recipe(data, folder, code_steps=20))
+    assert (folder / "save" / "code_model.safetensors").read_bytes() == kept
+    evaluate(folder, data / "test.json", jobs=1)
+    results = read_results(folder / "results.json")
+    ours = [s for s in results["systems"] if s["name"] == "ours"]
+    assert [s["nominal_kbps"] for s in ours] == [0.4, 1.6]
+    assert {s["rate_kind"] for s in ours} == {"whole files"}
+    # Of other weights it knows nothing.
+    grown = train(recipe(data, folder, code_steps=0, number_of_epochs=3))
+    found = load_best(brain.modules.codec, folder / "save")
+    same = found.meta["epoch"] == codec_epoch(folder, kept)
+    assert (brain.modules.codec.code_model is not None) == same
+    assert grown.modules.codec.code_model is None
+
+
+def codec_epoch(folder, kept):
+    """Epoch of the checkpoint whose weights a code model was learned of."""
+    from safetensors.torch import load
+
+    wanted = load(kept)["belongs_to"]
+    for checkpoint in sorted((folder / "save").glob("CKPT*")):
+        codec = recipe_codec(folder)
+        codec.load_state_dict(torch.load(checkpoint / "codec.ckpt", weights_only=True))
+        if bytes(wanted.tolist()) == codec.digest():
+            return json.loads(
+                json.dumps(yaml.safe_load((checkpoint / "CKPT.yaml").read_text()))
+            )["epoch"]
+    return None
+
+
+def recipe_codec(folder):
+    return trained_recipe(folder, "test").hparams["modules"]["codec"]

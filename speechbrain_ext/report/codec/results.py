@@ -6,6 +6,7 @@ An entry of ``systems``::
      "kbps": float,
      "rate_kind": "nominal", "whole files" or "measured payload",
      "asked_snr_db": float, of "fidelity" alone,
+     "nominal_kbps": float, of files of codes: what they would take uncoded,
      "mean": what mean_scores says of the files,
      "files": [{"utt_id", **what score_pair says}, ...]}
 

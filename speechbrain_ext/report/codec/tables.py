@@ -9,6 +9,7 @@ from speechbrain_ext.report.codec.results import (
     margins_over_opus,
     rate_digits,
 )
+from speechbrain_ext.report.codec.tokens import NOTE, tokens_table
 from speechbrain_ext.report.tables import Page, Table
 
 LABELS = {"ours": "ours", "fidelity": "ours, SNR held", "opus": "Opus"}
@@ -26,10 +27,12 @@ RATE_NOTES = {
 def codec_page(results: dict[str, Any]) -> Page:
     """Say what stands on the page of a codec, in order."""
     table = score_table(results)
+    tokens = results.get("tokens")
     return Page(
         str(results["conditions"].get("model") or "Codec"),
         f"{table.title}. Scored {results['created']}.",
         [part for part in (table, margin_table(results), rate_note(results)) if part],
+        [tokens_table(tokens), NOTE] if tokens else [],
     )
 
 
@@ -80,7 +83,7 @@ def score_table(results: dict[str, Any]) -> Table:
         [
             LABELS.get(system["name"], system["name"]),
             f"{system['kbps']:.{rate_digits(system)}f}",
-            system["rate_kind"].split()[0],
+            _rate(system),
             *(cell(system, name) for name in names),
         ]
         for system in systems
@@ -94,6 +97,14 @@ def score_table(results: dict[str, Any]) -> Table:
         notes,
         heading="Scores",
     )
+
+
+def _rate(system: dict[str, Any]) -> str:
+    """Say what a rate counts, in a word or two."""
+    word = system["rate_kind"].split()[0]
+    if "nominal_kbps" in system:
+        return f"{word}, of {system['nominal_kbps']:.1f} nominal"
+    return word
 
 
 def _heading(name: str) -> str:

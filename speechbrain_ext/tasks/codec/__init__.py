@@ -36,5 +36,7 @@ OPTIONAL_KEYS = (
     "nan_guard",
     "keep_quarantined",
     "choose_by",
+    "code_steps",
     "eval_snr",
+    "discriminator_opt_class",
 )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from pathlib import Path
 
 import torch
 from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_ext.tasks.brain import TaskBrain
+from speechbrain_ext.tasks.codec.code_model import learn_code_model
+from speechbrain_ext.tasks.progress import shown_progress
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +124,21 @@ class CodecBrain(TaskBrain):
                 "--codec.quantizer.ema_target=residual",
                 file=sys.stderr,
             )
+
+    def finish(self, valid_set, train_set):
+        """Learn how likely the codes of the best checkpoint are: its files shrink."""
+        seconds = learn_code_model(
+            self.modules.codec,
+            Path(self.hparams.save_folder),
+            train_set,
+            steps=getattr(self.hparams, "code_steps", 0),
+            seed=self.hparams.seed,
+            shown_progress=shown_progress,
+        )
+        if seconds:
+            self.train_stats = {"seconds": seconds}
+            # A text: what reads the log takes no line of it for an epoch.
+            self.log_epoch("codes", None)
 
     # -- an epoch ----------------------------------------------------------------
 

@@ -74,6 +74,10 @@ def our_points(
             yield _files(codec, wavs, sample_rate, aim, advance)
         return
     stages = [codec.kbps_to_quantizers(rate) for rate in rates]
+    if getattr(codec, "code_model", None) is not None:
+        for stage in stages:
+            yield _files(codec, wavs, sample_rate, {"codebooks": stage}, advance)
+        return
     found: list[list[np.ndarray]] = [[] for _ in rates]
     for wav in wavs:
         for kept, made in zip(found, _nested(codec, wav, stages, device), strict=True):
@@ -94,7 +98,10 @@ def _files(codec, wavs, sample_rate, aim, advance) -> Point:
     kbps = 8 * size / 1000 / (sum(map(len, wavs)) / sample_rate)
     if "snr" in aim:
         return Point("fidelity", kbps, FILES, made, {"asked_snr_db": aim["snr"]})
-    return Point("ours", kbps, FILES, made)
+    more = {}
+    if "codebooks" in aim:
+        more = {"nominal_kbps": codec.bitrates[aim["codebooks"] - 1]}
+    return Point("ours", kbps, FILES, made, more)
 
 
 @torch.no_grad()

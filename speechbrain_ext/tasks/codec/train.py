@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from speechbrain.utils.distributed import get_rank, if_main_process
 
 from speechbrain_ext.config import Recipe
@@ -18,9 +14,11 @@ from speechbrain_ext.errors import UserError
 from speechbrain_ext.next_command import tells_own_commands
 from speechbrain_ext.resume import changes
 from speechbrain_ext.tasks.brain import brain_of
+from speechbrain_ext.tasks.codec.adversarial import AdversarialCodecBrain
 from speechbrain_ext.tasks.codec.brain import CodecBrain
 from speechbrain_ext.tasks.codec.rates import check_rates
 from speechbrain_ext.tasks.initialize import load_initial_weights
+from speechbrain_ext.tasks.progress import shown_progress
 from speechbrain_ext.tasks.settings import (
     enough,
     manifests,  # noqa: F401  (chaos asks the task for it)
@@ -34,7 +32,11 @@ from speechbrain_ext.tasks.training import carry_out
 ENOUGH_SECONDS = 1800.0
 
 #: Settings that may change between two runs in one experiment -> what happens then.
-HARMLESS = changes.HARMLESS | {"eval_kbps": "only what is scored afterwards"}
+HARMLESS = changes.HARMLESS | {
+    "eval_kbps": "only what is scored afterwards",
+    "eval_snr": "only what is scored afterwards",
+    "code_steps": "only how small files of codes are",
+}
 
 
 @tells_own_commands
@@ -71,7 +73,9 @@ def make_brain(recipe: Recipe) -> CodecBrain:
         torch.set_num_threads(hparams["num_threads"])
     for name in ("valid_kbps", "eval_kbps"):
         check_rates(hparams["modules"]["codec"], hparams[name], name)
-    return brain_of(CodecBrain, recipe, hparams["modules"])
+    adversarial = "discriminator" in hparams["modules"]
+    kind = AdversarialCodecBrain if adversarial else CodecBrain
+    return brain_of(kind, recipe, hparams["modules"])
 
 
 def make_loaders(recipe: Recipe, train_set: dict, valid_set: dict) -> tuple:
@@ -133,7 +137,8 @@ def first_weights(brain: CodecBrain, train_set: dict) -> None:
             )
         waves = [torch.from_numpy(read_samples(u)) for u in chosen]
         try:
-            with shown_progress(codec) as options:
+            steps = getattr(codec, "initialization_steps", 0)
+            with shown_progress("learn contexts", steps) as options:
                 codec.initialize(waves, seed=hparams["seed"], **options)
         except ValueError as error:
             raise UserError(
@@ -141,15 +146,3 @@ def first_weights(brain: CodecBrain, train_set: dict) -> None:
             ) from error
         brain.seconds_before = time.monotonic() - started
         brain.starts_trained = True
-
-
-@contextlib.contextmanager
-def shown_progress(codec) -> Iterator[dict]:
-    """Show a bar while a codec learns its first weights, if it tells how it goes on."""
-    steps = getattr(codec, "initialization_steps", 0)
-    if not steps or not if_main_process():
-        yield {}
-        return
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("learn contexts", total=steps)
-        yield {"progress": lambda: progress.advance(task)}

@@ -13,6 +13,7 @@ from speechbrain_ext.brain.checkpoints.checkpoint import VerifiedCheckpointer
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.files import sha256_file
 from speechbrain_ext.next_command import next_command
+from speechbrain_ext.tasks.codec.code_model import attach_code_model
 from speechbrain_ext.tasks.conditions import trained_recipe
 from speechbrain_ext.tasks.packed import WEIGHTS, load_packed
 
@@ -110,4 +111,5 @@ def load_best(
             f"{stage}: the checkpoints in {save_folder} were written within an epoch "
             f"and have no validation yet; let training finish: {train}"
         )
+    attach_code_model(codec, save_folder)
     return found

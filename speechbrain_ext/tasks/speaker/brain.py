@@ -132,7 +132,7 @@ class SpeakerBrain(TaskBrain):
         if epochs.current < epochs.limit and if_main_process():
             forget_average(Path(self.hparams.save_folder))
 
-    def finish(self, valid_set) -> None:
+    def finish(self, valid_set, train_set) -> None:
         """Make the checkpoint of the averaged weights, unless it is there."""
         folder = Path(self.hparams.save_folder)
         if self.average is None or not self.average.epochs or averages(folder):

@@ -1,11 +1,12 @@
-"""Nearest codes from products in bfloat16, made exact: half the time of float32.
+r"""Nearest codes from products in bfloat16, made exact: half the time of float32.
 
 Processors that multiply bfloat16 do so twice as fast as float32. Such products are too
-coarse to tell the nearest code, but how coarse is known: :math:`|x \\cdot c - \\hat x
-\\cdot \\hat c| \\le \\|x - \\hat x\\| \\|c\\| + \\|\\hat x\\| \\|c - \\hat c\\|` (Cauchy and
-Schwarz), and the result is rounded once more. Only codes that can still be the nearest,
-one or two of a thousand, are looked at again in float32. The codes found are those of
-a search in float32.
+coarse to tell the nearest code, but how coarse is known,
+:math:`|x \cdot c - \hat x \cdot \hat c| \le
+\|x - \hat x\| \|c\| + \|\hat x\| \|c - \hat c\|` (Cauchy and Schwarz), and the result
+is rounded once more. Only codes that can still be the nearest, often one or two of a
+thousand, are looked at again in float32: what is found is what a search in float32
+finds.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def screened_codes(
     norms = (2 * half_norms).sqrt()
     rounding = torch.linalg.vector_norm(codebook - coarse_book, dim=1)
     # Of a zero vector nothing is rounded.
-    relative = float((rounding / norms.clamp(min=1e-30)).max())
+    relative = (rounding / norms.clamp(min=1e-30)).numpy().max()
     codes = np.empty(num_rows, np.int64)
     products = torch.empty(min(_BLOCK, num_rows), size, dtype=torch.bfloat16)
     transposed = coarse_book.t()
@@ -70,14 +71,14 @@ def screened_codes(
         _decide(
             *(found.view(torch.uint16).numpy(), rows[start:stop].numpy()),
             *(coarse_rows[start:stop].view(torch.uint16).numpy(), *tables),
-            *(np.float32(relative), codes[start:stop]),
+            *(relative, codes[start:stop]),
         )
     return torch.from_numpy(codes)
 
 
 @njit(cache=True, inline="always")
 def _widen(bits):
-    """Number of a bfloat16's bits."""
+    """Return the number that the bits of a bfloat16 mean."""
     return np.float32(np.uint32(np.uint32(bits) << 16).view(np.float32))
 
 

@@ -1,0 +1,61 @@
+"""A search in bfloat16 first finds what a search in float64 finds."""
+
+import pytest
+import torch
+
+from speechbrain_ext.quantization import search
+from speechbrain_ext.quantization.screening import screened_codes
+from speechbrain_ext.quantization.search import half_square_norms, nearest_codes
+
+
+def excess(rows, codebook, codes):
+    """How much farther than the nearest the chosen codes are, squared, in float64."""
+    distances = torch.cdist(rows.double(), codebook.double()).square()
+    chosen = distances.gather(1, codes[:, None])[:, 0]
+    return (chosen - distances.amin(1)) / rows.double().square().sum(1).clamp(min=1e-30)
+
+
+@pytest.mark.parametrize("width", [1, 7, 128])
+@pytest.mark.parametrize("size", [1, 63, 300])
+def test_no_code_is_farther_than_the_nearest(width, size):
+    torch.manual_seed(width + size)
+    codebook = torch.randn(size, width) * torch.rand(size, 1) * 10
+    rows = torch.randn(700, width) * torch.rand(700, 1) * 10
+    codes = screened_codes(rows, codebook, half_square_norms(codebook))
+    assert excess(rows, codebook, codes).max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_codes_that_bfloat16_can_not_tell_apart_are_told_apart(scale):
+    torch.manual_seed(0)
+    base = torch.randn(1, 64)
+    codebook = (base + 1e-4 * torch.randn(500, 64)) * scale
+    rows = codebook[torch.randperm(500)]
+    assert len(codebook.bfloat16().unique(dim=0)) < 500
+    codes = screened_codes(rows, codebook, half_square_norms(codebook))
+    found = (codebook[codes] - rows).norm(dim=1) / (codebook - base * scale).norm(dim=1)
+    assert found.median() == 0
+    assert excess(rows, codebook, codes).max() < 1e-5
+
+
+def test_of_equal_codes_the_first_is_taken_and_zeros_are_no_harm():
+    codebook = torch.cat([torch.zeros(100, 8), torch.ones(200, 8)])
+    rows = torch.tensor([[0.1] * 8, [0.9] * 8, [0.0] * 8])
+    codes = screened_codes(rows, codebook, half_square_norms(codebook))
+    assert codes.tolist() == [0, 100, 0]
+
+
+def test_no_rows_give_no_codes():
+    codebook = torch.randn(300, 8)
+    codes = screened_codes(torch.zeros(0, 8), codebook, half_square_norms(codebook))
+    assert codes.shape == (0,)
+
+
+def test_both_ways_of_search_find_the_same(monkeypatch):
+    torch.manual_seed(1)
+    codebook, rows = torch.randn(256, 32), torch.randn(1000, 64)[:, ::2]
+    found = []
+    for screens in (False, True):
+        monkeypatch.setattr(search, "multiplies_bfloat16", lambda _, s=screens: s)
+        found.append(nearest_codes(rows, codebook))
+    assert torch.equal(*found)

@@ -15,7 +15,7 @@ from speechbrain_ext.bench.timing import (
     state_mib,
     time_interleaved,
 )
-from speechbrain_ext.quantization import ResidualVectorQuantizer
+from speechbrain_ext.quantization import ResidualVectorQuantizer, search
 
 BATCH, TIME, DIM = 16, 150, 128
 NUM_QUANTIZERS, CODEBOOK_SIZE = 8, 1024
@@ -44,6 +44,12 @@ COMPARISONS = (
 )
 
 Call = Callable[[], object]
+
+_WAY = {
+    True: "this processor multiplies bfloat16: ours searches by such products first "
+    "and decides in float32, so that the codes are those of a search in float32",
+    False: "this processor does not multiply bfloat16: ours searches in float32",
+}
 
 
 def measure(repeats: int) -> dict:
@@ -90,11 +96,15 @@ def measure(repeats: int) -> dict:
         "title": "Residual vector quantizer, training step",
         "setting": f"batch {BATCH}, time {TIME}, dim {DIM}, {NUM_QUANTIZERS} x "
         f"{CODEBOOK_SIZE} codes, forward and backward, float32, 1 thread, "
-        f"{repeats} interleaved rounds",
+        f"{repeats} interleaved rounds; {_WAY[_screens()]}",
         "peers": peer_versions(["encodec", "vector-quantize-pytorch"]),
         "subjects": subjects,
         "comparisons": [compare(times, *pair) for pair in COMPARISONS],
     }
+
+
+def _screens() -> bool:
+    return search.multiplies_bfloat16(torch.device("cpu"))
 
 
 def make_subjects(
@@ -160,6 +170,17 @@ def make_subjects(
 
         return step
 
+    def as_without_bfloat16(step: Call) -> Call:
+        def slower() -> None:
+            known = search.multiplies_bfloat16
+            search.multiplies_bfloat16 = lambda device: False
+            try:
+                step()
+            finally:
+                search.multiplies_bfloat16 = known
+
+        return slower
+
     def their_step(module: torch.nn.Module, given: torch.Tensor) -> Call:
         def step() -> None:
             x = given.clone().requires_grad_()
@@ -177,4 +198,5 @@ def make_subjects(
             steps[name] = their_step(
                 module, channels_first if name == ENCODEC else latents
             )
+    steps[OURS_FLOAT32] = as_without_bfloat16(steps[OURS_FLOAT32])
     return modules, steps

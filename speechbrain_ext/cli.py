@@ -35,6 +35,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "speechbrain_ext.tasks.speaker.compare:compare",
         "does the same person speak in two files?",
     ),
+    "encode": (
+        "speechbrain_ext.coding.commands:encode",
+        "recordings to small files, by a trained codec",
+    ),
+    "decode": ("speechbrain_ext.coding.commands:decode", "and back to audio"),
+    "info": (
+        "speechbrain_ext.coding.info:info",
+        "what coded files are, and whether they are whole",
+    ),
     "report": (
         "speechbrain_ext.report.command:report",
         "RESULTS.md, plots and page of an experiment",

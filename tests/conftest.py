@@ -1,5 +1,7 @@
 """What all tests need."""
 
+import sys
+
 from speechbrain.utils.importutils import LazyModule
 
 _stock_getattr = LazyModule.__getattr__
@@ -10,7 +12,10 @@ def _getattr(self, attribute):
 
     Hypothesis and pytest-xdist walk over sys.modules and ask each for attributes;
     stock SpeechBrain answers with ImportError (k2 is missing), which ends the session.
+    It does know the module inspect, by the frame that asks; here that is one further.
     """
+    if sys._getframe(1).f_code.co_filename.endswith("inspect.py"):
+        raise AttributeError(attribute)
     try:
         return _stock_getattr(self, attribute)
     except ImportError as error:

@@ -62,6 +62,8 @@ calls = [[name, "--help"] for name in COMMANDS if name not in dumps]
 calls += [[name, "--no_such_option"] for name in ("compare", "embed", "export")]
 calls += [["export", "nope"], "compare nope nope --experiment nope".split()]
 calls += ["embed nope --experiment nope --output x.npz".split()]
+calls += [f"{name} nope x.wav.sbx --model x".split() for name in ("encode", "decode")]
+calls += [["info", "nope"]]
 for call in calls:
     try:
         code = run(cli, call, "speechbrain-ext")

@@ -7,8 +7,7 @@ is given; the checksum is CRC-32 of all that stands before it.
 ``SBXw``              magic, 4 bytes
 version               1 byte
 model                 first 4 bytes of the model's digest
-kind                  which of the model's settings: 0 perceptual, 1 fidelity;
-                      2 codes of a residual vector quantizer
+kind                  which of the model's settings; see `KINDS`
 sample rate           of the recording, Hz
 samples               of each channel, at that rate
 channels
@@ -28,10 +27,18 @@ from speechbrain_ext.errors import UserError
 MAGIC = b"SBXw"
 VERSION = 1
 MODEL_BYTES = 4
-#: More is no recording, but a damaged header: samples of a day at 384 kHz, channels.
-_MOST_RATE, _MOST_CHANNELS = 768_000, 256
-_MOST_SAMPLES = 86_400 * _MOST_RATE
+#: What a file holds, by the number in its header.
+CODES = 2
+KINDS = {0: "perceptual", 1: "fidelity", CODES: "RVQ codes"}
+#: Rates of recordings, Hz, and most channels: others are refused before any work.
+LEAST_RATE, MOST_RATE, MOST_CHANNELS = 1000, 768_000, 256
+#: Odd rates above this have filters of so many taps that converting takes minutes.
+_ANY_RATE, _RATE_STEP = 48_000, 100
+#: More is no recording, but a damaged header: a day.
+_MOST_SECONDS = 86_400
+_MOST_NUMBER = 1 << 62
 _MOST_STEP = 1 << 16
+_CHECKSUM_BYTES = 4
 
 
 class BitstreamError(UserError):
@@ -64,8 +71,36 @@ class Coded:
     payloads: tuple[bytes, ...]
 
 
+def check_limits(sample_rate: int, num_samples: int, channels: int) -> None:
+    """Refuse what no file can hold.
+
+    Raises
+    ------
+    ValueError
+        Naming the value and its limits.
+    """
+    limits = (
+        ("sample rate", sample_rate, LEAST_RATE, MOST_RATE),
+        ("samples", num_samples, 1, _MOST_SECONDS * sample_rate),
+        ("channels", channels, 1, MOST_CHANNELS),
+    )
+    for what, value, least, most in limits:
+        if not least <= value <= most:
+            raise ValueError(f"{what}: {value}; a file holds {least} to {most}")
+    if sample_rate > _ANY_RATE and sample_rate % _RATE_STEP:
+        raise ValueError(
+            f"sample rate: {sample_rate}; above {_ANY_RATE} Hz a file holds multiples "
+            f"of {_RATE_STEP}"
+        )
+
+
 def write_coded(coded: Coded) -> bytes:
     """Return the bytes of a file.
+
+    Raises
+    ------
+    ValueError
+        See `check_limits`.
 
     Example
     -------
@@ -74,6 +109,7 @@ def write_coded(coded: Coded) -> bytes:
     >>> len(data), read_coded(data) == coded
     (24, True)
     """
+    check_limits(coded.sample_rate, coded.num_samples, len(coded.payloads))
     header = [MAGIC, bytes([VERSION]), coded.model, bytes([coded.kind])]
     header += map(
         write_number, (coded.sample_rate, coded.num_samples, len(coded.payloads))
@@ -98,6 +134,60 @@ def read_coded(data: bytes, name: str = "input") -> Coded:
     BitstreamError
         If they are not whole: of another kind or version, cut, or changed.
     """
+    _check_beginning(data, name)
+    if not checksum_fits(data):
+        raise BitstreamError(
+            f"{name}: is cut or damaged: its checksum does not fit its {len(data)} "
+            "bytes; get it again from where it came"
+        )
+    return _read_whole(ByteReader(data[:-_CHECKSUM_BYTES], name))
+
+
+def checksum_fits(data: bytes) -> bool:
+    """Whether the last bytes are the checksum of those before."""
+    found = int.from_bytes(data[-_CHECKSUM_BYTES:], "little")
+    return len(data) >= 16 and zlib.crc32(data[:-_CHECKSUM_BYTES]) == found
+
+
+def read_header(data: bytes, name: str = "input") -> Coded:
+    """Read what a file says of itself, whether it is whole or not.
+
+    Arguments
+    ---------
+    data : bytes
+        At least its beginning.
+    name : str
+        For messages.
+
+    Returns
+    -------
+    Coded
+        Without payloads and, where the header breaks off in them, without steps. Of a
+        damaged file it can say anything.
+
+    Raises
+    ------
+    BitstreamError
+        If there is no header that makes sense.
+
+    Example
+    -------
+    >>> coded = Coded(b"abcd", 0, 16000, 5, (700,), (b"xyz",))
+    >>> read_header(write_coded(coded)[:-6]).num_samples
+    5
+    """
+    _check_beginning(data, name)
+    reader = ByteReader(data, name)
+    header = _read_header(reader)
+    try:
+        steps, _ = _read_table(reader, header["channels"])
+    except BitstreamError:
+        steps = (0,) * header["channels"]
+    del header["channels"]
+    return Coded(**header, steps=tuple(steps), payloads=(b"",) * len(steps))
+
+
+def _check_beginning(data: bytes, name: str) -> None:
     if not data:
         raise BitstreamError(f"{name}: is empty")
     if not data.startswith(MAGIC):
@@ -110,29 +200,36 @@ def read_coded(data: bytes, name: str = "input") -> Coded:
             f"{name}: has format version {data[4]}, and this reads {VERSION}; update "
             "speechbrain-ext"
         )
-    if len(data) < 16 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
-        raise BitstreamError(
-            f"{name}: is cut or damaged: its checksum does not fit its {len(data)} "
-            "bytes; get it again from where it came"
-        )
-    return _read_whole(ByteReader(data[:-4], name))
 
 
 def _read_whole(reader: ByteReader) -> Coded:
+    header = _read_header(reader)
+    steps, sizes = _read_table(reader, header.pop("channels"))
+    payloads = tuple(reader.take(size) for size in sizes)
+    if reader.place != len(reader.data):
+        raise reader.fault("what the header says does not fit the length")
+    return Coded(**header, steps=tuple(steps), payloads=payloads)
+
+
+def _read_header(reader: ByteReader) -> dict:
     reader.take(len(MAGIC) + 1)
-    model = reader.take(MODEL_BYTES)
-    kind = reader.take(1)[0]
-    sample_rate = reader.number(_MOST_RATE, "sample rate")
-    num_samples = reader.number(_MOST_SAMPLES, "samples")
-    channels = reader.number(_MOST_CHANNELS, "channels")
+    found = {"model": reader.take(MODEL_BYTES), "kind": reader.take(1)[0]}
+    names = ("sample_rate", "num_samples", "channels")
+    found |= {name: reader.number(_MOST_NUMBER, name) for name in names}
+    try:
+        check_limits(*(found[name] for name in names))
+    except ValueError as error:
+        raise reader.fault(str(error)) from None
+    return found
+
+
+def _read_table(reader: ByteReader, channels: int) -> tuple[list[int], list[int]]:
+    """Read steps and bytes of the channels' payloads."""
     steps, sizes = [], []
     for _ in range(channels):
         steps.append(reader.number(_MOST_STEP, "step"))
         sizes.append(reader.number(len(reader.data), "bytes of a payload"))
-    payloads = tuple(reader.take(size) for size in sizes)
-    if reader.place != len(reader.data) or not sample_rate or not channels:
-        raise reader.fault("what the header says does not fit the length")
-    return Coded(model, kind, sample_rate, num_samples, tuple(steps), payloads)
+    return steps, sizes
 
 
 class ByteReader:

@@ -15,7 +15,7 @@ from speechbrain_ext.codec import arithmetic
 from speechbrain_ext.codec.bands import Shape, flat_steps, shape_frame
 from speechbrain_ext.codec.coefficients import PAD, code_frame, shift
 from speechbrain_ext.codec.envelope import code_envelope_frame
-from speechbrain_ext.codec.symbols import COUNT, DECODE, ENCODE
+from speechbrain_ext.codec.symbols import COUNT, DECODE, ENCODE, most_symbols
 from speechbrain_ext.codec.unary_net import IntegerNet
 
 #: A fixed-point logarithm of a step -> the step.
@@ -165,10 +165,14 @@ class SignalCoder:
 
     def decode(self, data: bytes, num_frames: int, step: int) -> Symbols | None:
         """Turn bytes into symbols; None if they can't be of `encode`."""
+        bins = len(self.shape.weights)
+        # A silent frame is an envelope and no more. Refused before there is room for
+        # what a header promises.
+        if num_frames * (self.num_bands or bins) > most_symbols(len(data)):
+            return None
         coder = arithmetic.new_coder()
         buffer = np.frombuffer(data, np.uint8).copy()
         arithmetic.start_decoding(coder, buffer)
-        bins = len(self.shape.weights)
         found = Symbols(
             np.zeros((num_frames, self.num_bands), np.int64),
             np.zeros((num_frames, bins), np.int64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from speechbrain_ext.codec.arithmetic import decode_bit, encode_bit
+from speechbrain_ext.codec.arithmetic import LOOK_AHEAD, decode_bit, encode_bit
 from speechbrain_ext.codec.exact import PROBABILITY_ONE, squash_table
 from speechbrain_ext.codec.unary_net import logit_index
 
@@ -17,6 +17,21 @@ SQUASH = squash_table()
 _COST = -np.log2((np.arange(4097) + 0.5) / 4097)
 #: Most bits of the number behind an escape.
 _MOST_EXTRA = 20
+
+
+#: What is least for a symbol: one answer, as sure as can be, and a tenth of slack.
+_LEAST_BITS = -0.9 * float(np.log2(1 - SQUASH[0] / PROBABILITY_ONE))
+
+
+def most_symbols(num_bytes: int) -> int:
+    """Return how many symbols a payload can hold, were all of them foreseen.
+
+    Example
+    -------
+    >>> 3_000 < most_symbols(0) < most_symbols(1000) < 30_000_000
+    True
+    """
+    return int(8 * (num_bytes + 2 * LOOK_AHEAD) / _LEAST_BITS)
 
 
 @njit(cache=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from speechbrain_ext.codec import bands, coefficients, envelope
 from speechbrain_ext.codec.learn import fit_unary_net
-from speechbrain_ext.codec.post_filter import Decoded, decoded_of
+from speechbrain_ext.codec.post_filter import REACH, Decoded, decoded_of
 from speechbrain_ext.codec.rate_control import find_crossing
 from speechbrain_ext.codec.settings import WaveSettings
 from speechbrain_ext.codec.signal import SignalCoder, Symbols
@@ -30,6 +30,11 @@ _FLAT_DENSITIES = (0.1, 0.2, 0.35)
 _THRESHOLD = 0.36
 #: Frames to learn from, at most; more change nothing.
 _MOST_FRAMES = 12_000
+#: Frames that are made into a spectrum at once, and those beside that they depend on:
+#: by the post-filter, and by the steps.
+_BLOCK, _BESIDE = 4096, REACH + 1
+#: Of a recording of more frames, what was tried is made again and not kept.
+_MOST_KEPT = 10 * _BLOCK
 #: A rate is met if no more than this part of it is left (as a logarithm to base 2).
 _NEAR_BITS = 0.006
 #: Steps at which sizes are measured, to guess from.
@@ -253,9 +258,10 @@ class WaveCoder(nn.Module):
         tried: dict[int, tuple[Symbols, bytes]] = {}
 
         def coded(at: int) -> tuple[Symbols, bytes]:
-            if at not in tried:
-                tried[at] = coder.compress(x, level, at, price)
-            return tried[at]
+            found = tried.get(at) or coder.compress(x, level, at, price)
+            if len(x) <= _MOST_KEPT:
+                tried[at] = found
+            return found
 
         if bits is not None:
             step = find_crossing(
@@ -268,7 +274,12 @@ class WaveCoder(nn.Module):
         elif snr is not None:
 
             def ratio(at: int) -> float:
-                return _snr(x, self.decoded(coded(at)[0], at).values[0].numpy())
+                blocks = self._blocks(coded(at)[0], at)
+                made = [
+                    decoded.values[0, skip:].numpy()[: place.stop - place.start]
+                    for place, decoded, skip in blocks
+                ]
+                return _snr(x, np.concatenate(made))
 
             def rough(at: int) -> float:
                 """Of plain rounding, which is found in no time."""
@@ -286,19 +297,43 @@ class WaveCoder(nn.Module):
 
     def decompress(self, data: bytes, step: int, num_samples: int) -> np.ndarray | None:
         """Undo `compress`; None if the bytes can't be of it. float32 [num_samples]."""
+        if step >= bands.NUM_STEPS:
+            return None
         frames = self.mdct.num_frames(num_samples)
         symbols = self.coder().decode(data, frames, step)
         if symbols is None:
             return None
-        return self.synthesise(self.decoded(symbols, step), num_samples)
+        made = np.empty(symbols.rows.shape, np.float32)
+        for place, decoded, skip in self._blocks(symbols, step):
+            found = self._mended_here(decoded)[0, skip:].cpu().numpy()
+            made[place] = found[: len(made[place])]
+        spectrum = torch.from_numpy(made)[None].to(self.mdct.dct.device)
+        return self.mdct.inverse(spectrum, length=num_samples)[0].cpu().numpy()
 
-    @torch.no_grad()
     def synthesise(self, decoded: Decoded, num_samples: int) -> np.ndarray:
         """Return the waveform of what was decoded, float32 [num_samples]."""
-        device = self.mdct.dct.device
-        decoded = Decoded(*(part.to(device) for part in decoded))
-        made = self.mdct.inverse(self.mended(decoded), length=num_samples)
+        made = self.mdct.inverse(self._mended_here(decoded), length=num_samples)
         return made[0].cpu().numpy()
+
+    @torch.no_grad()
+    def _mended_here(self, decoded: Decoded) -> torch.Tensor:
+        device = self.mdct.dct.device
+        return self.mended(Decoded(*(part.to(device) for part in decoded)))
+
+    def _blocks(
+        self, symbols: Symbols, step: int
+    ) -> Iterator[tuple[slice, Decoded, int]]:
+        """Yield what a decoder knows, block by block: an hour has millions of bins.
+
+        Each comes with the frames that it is for, and how many before them it has
+        beside; there are some behind, too.
+        """
+        total = len(symbols.rows)
+        for start in range(0, total, _BLOCK):
+            end = min(start + _BLOCK, total)
+            low, high = max(start - _BESIDE, 0), min(end + _BESIDE, total)
+            part = Symbols(symbols.envelope[low:high], symbols.rows[low:high])
+            yield slice(start, end), self.decoded(part, step, low), start - low
 
     def mended(
         self,

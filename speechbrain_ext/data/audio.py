@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,22 +82,48 @@ def load_audio(
         If the file is missing, unreadable, holds no audio, or breaks off while it is
         decoded.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(path, "no such file")
-    try:
-        if path.suffix.lower() in _TOLD:
-            wav, rate = _decode_with_av(path)
-        else:
-            wav, rate = _decode_with_soundfile(path)
-    except OSError as error:
-        raise AudioError(path, error.strerror or str(error)) from None
+    wav, rate = _decode(Path(path), _average_channels)
     if sample_rate is not None and rate != sample_rate:
         wav, rate = resample(wav, rate, sample_rate), sample_rate
     return wav, rate
 
 
-def _decode_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
+def load_channels(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+    """Decode a whole file, each channel for itself; see `load_audio`.
+
+    Arguments
+    ---------
+    path : str or PathLike
+        An audio file.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 samples in [-1, 1], [channels, time]; possibly empty.
+    int
+        Their sample rate in Hz.
+
+    Raises
+    ------
+    AudioError
+        As `load_audio`, or if the number of channels changes within the file.
+    """
+    return _decode(Path(path), _each_channel)
+
+
+def _decode(path: Path, keep: Callable) -> tuple[np.ndarray, int]:
+    """Decode; ``keep`` says what becomes of [channel, time], piece by piece."""
+    if not path.is_file():
+        raise AudioError(path, "no such file")
+    try:
+        if path.suffix.lower() in _TOLD:
+            return _decode_with_av(path, keep)
+        return _decode_with_soundfile(path, keep)
+    except OSError as error:
+        raise AudioError(path, error.strerror or str(error)) from None
+
+
+def _decode_with_soundfile(path: Path, keep: Callable) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(path) as stream:
             expected = stream.frames
@@ -104,7 +131,7 @@ def _decode_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
             rate = stream.samplerate
             promised = _DATA_CHUNK.search(stream.extra_info)
     except soundfile.LibsndfileError:
-        return _decode_with_av(path)
+        return _decode_with_av(path, keep)
     # libsndfile stops silently where a file is cut off.
     if promised:
         num_bytes, num_there = map(int, promised.groups())
@@ -112,15 +139,15 @@ def _decode_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
             raise AudioError(path, f"cut off: {num_there} of {num_bytes} bytes there")
     if 0 < expected < 2**62 and len(wav) < expected:
         raise AudioError(path, f"cut off: {len(wav)} of {expected} samples decoded")
-    return _average_channels(wav.T), rate
+    return keep(wav.T), rate
 
 
-def _decode_with_av(path: Path) -> tuple[np.ndarray, int]:
+def _decode_with_av(path: Path, keep: Callable) -> tuple[np.ndarray, int]:
     try:
         import av
     except ImportError:
         if path.suffix.lower() == ".mp3":
-            return _decode_with_soundfile(path)
+            return _decode_with_soundfile(path, keep)
         raise UserError(
             f"audio: {path}: this format needs PyAV; install it with: pip install av"
         ) from None
@@ -143,13 +170,20 @@ def _decode_with_av(path: Path) -> tuple[np.ndarray, int]:
             to_float = av.AudioResampler(format="fltp")
             for frame in container.decode(source):
                 for converted in to_float.resample(frame):
-                    chunks.append(_average_channels(converted.to_ndarray()))
+                    chunks.append(keep(converted.to_ndarray()))
     except (av.FFmpegError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AudioError(path, f"undecodable: {reason.lower()}") from None
     if not chunks:
-        return np.zeros(0, np.float32), rate
-    return np.concatenate(chunks), rate
+        return keep(np.zeros((1, 0), np.float32)), rate
+    if len({chunk.shape[:-1] for chunk in chunks}) > 1:
+        raise AudioError(path, "the number of its channels changes on the way")
+    return np.concatenate(chunks, axis=-1), rate
+
+
+def _each_channel(channels: np.ndarray) -> np.ndarray:
+    """Keep [channel, time], contiguous float32."""
+    return np.ascontiguousarray(channels, dtype=np.float32)
 
 
 def _average_channels(channels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`SpeechCodec`: a trained codec, from waveforms to codes and back."""
+"""`SpeechCodec`: a trained codec, from waveforms to codes or files, and back."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ import torch
 from speechbrain_ext.data.audio import AudioError, resample
 from speechbrain_ext.data.check import find_sample_fault
 from speechbrain_ext.inference.folder import ExportFolder, is_export
-from speechbrain_ext.inference.source import find_folder
+from speechbrain_ext.inference.source import opened_folder
 from speechbrain_ext.tasks.codec.weights import load_codec
 from speechbrain_ext.tasks.experiment import usable_device
 
+#: What a codec that takes any rate is asked for where nobody says.
+DEFAULT_KBPS = 8.0
+
 
 class SpeechCodec:
-    """Turns speech into codes, and codes into speech.
+    """Turns speech into codes or files, and these into speech.
 
     ``SpeechCodec.from_hparams("exp/transform").reconstruct(wav, 16000, kbps=8)`` is all
-    that is needed to use it.
+    that is needed to use it. `compress` and `decompress` make files and read them;
+    `encode` and `decode` are for codecs that have codes.
 
     Arguments
     ---------
     codec : torch.nn.Module
-        `TransformCodec` or `SEANetCodec`, in evaluation mode.
+        `TransformCodec`, `SEANetCodec` or `WaveCodec`, in evaluation mode.
     device : str
         Where it is.
 
@@ -60,7 +64,8 @@ class SpeechCodec:
         Arguments
         ---------
         source : str or PathLike
-            An export folder, an experiment, or ``user/repo`` on the Hugging Face Hub.
+            An export folder, an experiment, a bundle with a result, or ``user/repo`` on
+            the Hugging Face Hub.
         device : str or None
             Where to compute; None: on a GPU if there is one.
         revision : str or None
@@ -74,11 +79,12 @@ class SpeechCodec:
             If there is no trained codec, or it is damaged.
         """
         device = usable_device(device)
-        folder = find_folder(source, revision=revision)
-        if is_export(folder):
-            codec = ExportFolder.open(folder, "codec").load_model(device, allow)
-        else:
-            codec, _ = load_codec(folder, device, stage="SpeechCodec")
+        allow = tuple(allow)
+        with opened_folder(source, revision=revision, allow=allow) as folder:
+            if is_export(folder):
+                codec = ExportFolder.open(folder, "codec").load_model(device, allow)
+            else:
+                codec, _ = load_codec(folder, device, stage="SpeechCodec")
         return cls(codec, device)
 
     @property
@@ -87,8 +93,25 @@ class SpeechCodec:
         return self.codec.sample_rate
 
     @property
+    def has_codes(self) -> bool:
+        """Whether `encode`, `decode` and `bitrates` are there."""
+        return hasattr(self.codec, "quantizer")
+
+    @property
+    def has_files(self) -> bool:
+        """Whether `compress`, `decompress` and `digest` are there."""
+        return hasattr(self.codec, "compress")
+
+    @property
     def bitrates(self) -> tuple[float, ...]:
-        """Rates in kbps that there are: of the first 1, 2, ... rows of codes."""
+        """Rates in kbps that there are: of the first 1, 2, ... rows of codes.
+
+        Raises
+        ------
+        TypeError
+            If the codec has no codes; it then takes any rate.
+        """
+        self._need_codes("bitrates")
         return self.codec.bitrates
 
     def encode(
@@ -118,7 +141,10 @@ class SpeechCodec:
             If ``wav`` has another shape, or the codec has no such rate.
         AudioError
             If it is empty, holds NaN or Inf, or is far out of [-1, 1].
+        TypeError
+            If the codec has no codes.
         """
+        self._need_codes("encode")
         return self._encode(self._usable(wav, sample_rate), np.ndim(wav), kbps)
 
     def decode(self, codes: np.ndarray, length: int | None = None) -> np.ndarray:
@@ -142,7 +168,10 @@ class SpeechCodec:
         ValueError
             If the codes are not such that this codec can have made them, or hold fewer
             samples than ``length``.
+        TypeError
+            If the codec has no codes.
         """
+        self._need_codes("decode")
         codes = np.asarray(codes)
         most = self.codec.quantizer.num_quantizers
         if (
@@ -175,7 +204,8 @@ class SpeechCodec:
         Arguments
         ---------
         wav, sample_rate, kbps
-            As `encode` takes them.
+            As `encode` takes them. Of a codec without codes, ``kbps`` is that of the
+            files of `compress`; None: 8.
 
         Returns
         -------
@@ -184,8 +214,99 @@ class SpeechCodec:
             the conversion to that rate makes of them.
         """
         usable = self._usable(wav, sample_rate)
+        if not self.has_codes:
+            rate = DEFAULT_KBPS if kbps is None else kbps
+            found, _ = self.decompress(
+                self.compress(usable, self.sample_rate, kbps=rate)
+            )
+            return found if np.ndim(wav) == 2 else found[0]
         codes = self._encode(usable, np.ndim(wav), kbps)
         return self.decode(codes, length=usable.shape[1])
+
+    def compress(
+        self,
+        wav: np.ndarray,
+        sample_rate: int,
+        *,
+        kbps: float | None = None,
+        snr: float | None = None,
+        codebooks: int | None = None,
+    ) -> bytes:
+        """Code a recording as the bytes of a file.
+
+        Arguments
+        ---------
+        wav : numpy.ndarray
+            float in [-1, 1], [time] or [channels, time].
+        sample_rate : int
+            In Hz.
+        kbps, snr, codebooks : float, float, int, or None
+            Exactly one is given: most kilobits per second of a channel; least
+            signal-to-noise ratio in dB; codebooks of a codec that has them.
+
+        Returns
+        -------
+        bytes
+            See `speechbrain_ext.codec.container`.
+
+        Raises
+        ------
+        ValueError
+            If the codec has no such aim, or there is nothing to code.
+        TypeError
+            If the codec has no files.
+        """
+        self._need_files("compress")
+        with torch.inference_mode():
+            return self.codec.compress(
+                wav, sample_rate, kbps=kbps, snr=snr, codebooks=codebooks
+            )
+
+    def decompress(self, data: bytes, name: str = "input") -> tuple[np.ndarray, int]:
+        """Make a recording of the bytes of a file.
+
+        Arguments
+        ---------
+        data : bytes
+            What `compress` returned.
+        name : str
+            Of the file, for messages.
+
+        Returns
+        -------
+        (numpy.ndarray, int)
+            float32 [channels, time], as many samples as went in, and their rate in Hz.
+
+        Raises
+        ------
+        BitstreamError
+            If the bytes are damaged, or of another model.
+        TypeError
+            If the codec has no files.
+        """
+        self._need_files("decompress")
+        with torch.inference_mode():
+            return self.codec.decompress(data, name)
+
+    def digest(self) -> bytes:
+        """SHA-256 of what both sides of a file must share; its beginning is in it."""
+        self._need_files("digest")
+        return self.codec.digest()
+
+    def _need_codes(self, what: str) -> None:
+        if not self.has_codes:
+            raise TypeError(
+                f"SpeechCodec: {type(self.codec).__name__} has no codes and no fixed "
+                f"rates, so no {what}; use compress(wav, sample_rate, kbps=8) and "
+                "decompress(data), or reconstruct"
+            )
+
+    def _need_files(self, what: str) -> None:
+        if not self.has_files:
+            raise TypeError(
+                f"SpeechCodec: {type(self.codec).__name__} has no file format, so no "
+                f"{what}; use encode and decode"
+            )
 
     def _encode(self, usable: np.ndarray, ndim: int, kbps: float | None) -> np.ndarray:
         given = torch.from_numpy(usable).to(self.device)

@@ -30,10 +30,13 @@ MAX_RATE = 1_000_000  # Hz
 #: Key of `RECIPE` under which the model stands.
 MODEL = "model"
 
-#: What is asked of a model of each task, whatever its class is.
+#: What is asked of a model of each task, whatever its class is: one of these sets.
 _PARTS = {
-    "codec": ("sample_rate", "bitrates", "encode", "decode", "quantizer"),
-    "speaker": ("sample_rate", "features"),
+    "codec": (
+        ("sample_rate", "bitrates", "encode", "decode", "quantizer"),
+        ("sample_rate", "compress", "decompress", "digest"),
+    ),
+    "speaker": (("sample_rate", "features"),),
 }
 _OPENS = {"codec": "SpeechCodec", "speaker": "SpeakerVerifier"}
 
@@ -152,9 +155,12 @@ class ExportFolder:
                 f"{type(model).__name__}; export it again: speechbrain-ext export EXP"
             )
         task, rate = self.config["task"], self.config["sample_rate"]
-        fault = ", ".join(part for part in _PARTS[task] if not hasattr(model, part))
-        if fault:
-            fault = f"has no {fault}, as a {task} model has"
+        missing = [
+            [x for x in parts if not hasattr(model, x)] for parts in _PARTS[task]
+        ]
+        fault = ""
+        if all(missing):
+            fault = f"has no {', '.join(missing[0])}, as a {task} model has"
         elif model.sample_rate != rate:
             fault = f"is for {model.sample_rate} Hz, {CONFIG} says {rate}"
         if fault:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from speechbrain_ext.errors import UserError
 from speechbrain_ext.inference.folder import READ_FILES
-from speechbrain_ext.sharing.kinds import describe_kind
+from speechbrain_ext.sharing.kinds import describe_kind, kind_of
 
 #: ``user/repo`` as the Hub allows it.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.A)
@@ -65,6 +68,42 @@ def find_folder(source: str | os.PathLike, *, revision: str | None = None) -> Pa
             "not looked for on the Hugging Face Hub"
         )
     return _download(name, revision)
+
+
+@contextlib.contextmanager
+def opened_folder(
+    source: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    allow: Iterable[str] = (),
+) -> Iterator[Path]:
+    """Give the folder that a user means, while the model in it is loaded.
+
+    Arguments
+    ---------
+    source, revision
+        As `find_folder`, or a bundle: that is unpacked for so long.
+    allow : Iterable of str
+        Names that the recipe of a bundle may use beyond the list.
+
+    Raises
+    ------
+    UserError
+        As `find_folder` and `unpack`, or if the bundle has no result.
+    """
+    if kind_of(source) != "bundle":
+        yield find_folder(source, revision=revision)
+        return
+    from speechbrain_ext.sharing.bundle import unpack
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = unpack(source, Path(scratch, Path(source).stem), allow=allow)
+        if not (folder / "hyperparams.yaml").is_file():
+            raise UserError(
+                f"{source}: holds a recipe and no trained model; train it first: "
+                f"./run.sh --recipe {source}"
+            )
+        yield folder
 
 
 def import_hub(who: str):

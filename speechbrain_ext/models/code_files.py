@@ -99,10 +99,16 @@ class CodeFiles:
             If not exactly one of ``kbps`` and ``codebooks`` is given and in its range,
             or there is nothing to code.
         """
-        from speechbrain_ext.codec.container import MODEL_BYTES, Coded, write_coded
+        from speechbrain_ext.codec.container import (
+            MODEL_BYTES,
+            Coded,
+            check_limits,
+            write_coded,
+        )
 
         rows = self._wanted_rows(kbps, snr, codebooks)
         channels = checked_channels(wave, type(self).__name__)
+        check_limits(sample_rate, channels.shape[1], len(channels))
         most = None
         if kbps is not None:
             spent = overhead_bytes(channels.shape, sample_rate) / len(channels)

@@ -14,6 +14,7 @@ from speechbrain_ext.codec.container import (
     MODEL_BYTES,
     BitstreamError,
     Coded,
+    check_limits,
     write_coded,
 )
 from speechbrain_ext.codec.post_filter import Decoded, PostFilter
@@ -242,7 +243,7 @@ class WaveCodec(nn.Module):
         ------
         ValueError
             If not exactly one of ``kbps`` and ``snr`` is given and positive, or there
-            is nothing to code.
+            is nothing to code, or more than a file holds; see `check_limits`.
         """
         if codebooks is not None:
             raise ValueError(
@@ -256,6 +257,7 @@ class WaveCodec(nn.Module):
                 f"kbps {kbps} and snr {snr}"
             )
         channels = checked_channels(wave, "WaveCodec")
+        check_limits(sample_rate, channels.shape[1], len(channels))
         kind = PERCEPTUAL if snr is None else FIDELITY
         coder, steps, payloads = self._coder(kind), [], []
         with one_thread():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,9 @@ from speechbrain_ext.codec.container import (
     BitstreamError,
     Coded,
     read_coded,
+    read_header,
     write_coded,
+    write_number,
 )
 from speechbrain_ext.codec.rate_control import find_crossing
 
@@ -58,13 +63,47 @@ def test_each_fault_is_named(data, message):
         read_coded(data, "x.sbx")
 
 
-def test_a_header_that_lies_under_a_true_checksum_is_refused():
-    lying = Coded(b"abcd", 0, 0, 80000, (700,), (b"xyz",))
-    with pytest.raises(BitstreamError, match="does not fit"):
-        read_coded(write_coded(lying))
-    huge = Coded(b"abcd", 0, 16000, 10**15, (700,), (b"xyz",))
-    with pytest.raises(BitstreamError, match="samples: 1000000000000000 is more than"):
-        read_coded(write_coded(huge))
+def _told(sample_rate=16000, num_samples=80000, channels=1):
+    """A file with any header under a true checksum."""
+    numbers = b"".join(map(write_number, (sample_rate, num_samples, channels)))
+    data = b"SBXw\1abcd\0" + numbers + write_number(700) + write_number(3) + b"xyz"
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"channels": 2}, "is damaged"),
+        ({"channels": 0}, "channels: 0; a file holds 1 to 256"),
+        ({"num_samples": 0}, "samples: 0; a file holds 1 to"),
+        ({"sample_rate": 0}, "sample rate: 0; a file holds 1000 to 768000"),
+        ({"sample_rate": 191_999}, "above 48000 Hz a file holds multiples of 100"),
+        ({"num_samples": 2**40}, "samples: 1099511627776; a file holds 1 to"),
+        ({"channels": 10**6}, "channels: 1000000; a file holds 1 to 256"),
+        ({"sample_rate": 2**50}, "sample rate: 1125899906842624; a file holds"),
+        ({"sample_rate": 2**80}, "sample_rate is no number"),
+    ],
+)
+def test_a_header_that_lies_under_a_true_checksum_is_refused(told, message):
+    assert read_coded(_told()).payloads == (b"xyz",)
+    with pytest.raises(BitstreamError, match=message):
+        read_coded(_told(**told))
+
+
+@pytest.mark.parametrize(
+    "odd", [{"sample_rate": 999}, {"num_samples": 0}, {"payloads": (), "steps": ()}]
+)
+def test_what_could_not_be_read_is_not_written(odd):
+    with pytest.raises(ValueError, match="a file holds"):
+        write_coded(replace(CODED, **odd))
+
+
+@pytest.mark.parametrize("size", [17, 20, 30, 100, 200])
+def test_the_header_of_a_cut_file_still_says_what_it_was(size):
+    found = read_header(write_coded(CODED)[:size])
+    assert (found.model, found.kind) == (CODED.model, CODED.kind)
+    assert (found.sample_rate, found.num_samples) == (44100, 10**6)
+    assert len(found.payloads) == 2
 
 
 @pytest.mark.parametrize("first", [0, 1, 500, NUM_STEPS - 1, 5000])

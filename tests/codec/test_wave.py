@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from speechbrain_ext.codec.post_filter import PostFilter
 from speechbrain_ext.codec.settings import WaveSettings
 from speechbrain_ext.codec.wave import WaveCoder
 from tests.codec.signals import speech
@@ -102,3 +103,29 @@ def test_bytes_of_chance_are_a_waveform_or_refused(coder, seed):
     data = np.random.default_rng(seed).integers(0, 256, 400, np.uint8).tobytes()
     found = coder.decompress(data, 700, 8000)
     assert found is None or found.shape == (8000,)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_long_recording_is_made_in_blocks(name, monkeypatch):
+    torch.manual_seed(0)
+    post_filter = PostFilter(4)
+    torch.nn.init.normal_(post_filter.last.weight, std=0.1)
+    coder = WaveCoder(KINDS[name], hidden=8, post_filter=post_filter)
+    coder.learn([speech(seed=n) for n in range(2)], steps=20, seed=0)
+    wave = speech(seed=9)
+    aims = ({"bits": 16000}, {"snr": 12.0})
+    whole = [coder.compress(wave, **aim) for aim in aims]
+    made = [coder.decompress(*coded, len(wave)) for coded in whole]
+    monkeypatch.setattr("speechbrain_ext.codec.wave._BLOCK", 7)
+    monkeypatch.setattr("speechbrain_ext.codec.wave._MOST_KEPT", 0)
+    assert [coder.compress(wave, **aim) for aim in aims] == whole
+    for coded, wanted in zip(whole, made, strict=True):
+        found = coder.decompress(*coded, len(wave))
+        assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_a_minute_of_silence_is_not_taken_for_damage(coder):
+    silence = np.zeros(16000 * 60)
+    data, step = coder.compress(silence, step=600)
+    found = coder.decompress(data, step, len(silence))
+    assert np.abs(found).max() < 1e-3

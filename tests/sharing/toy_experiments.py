@@ -44,6 +44,16 @@ codec: !new:speechbrain_ext.models.SEANetCodec
     channels: 2
     strides: [4, 8]
 """
+WAVE = """\
+codec: !new:speechbrain_ext.models.WaveCodec
+    settings: !new:speechbrain_ext.codec.settings.WaveSettings
+        gamma: 0.6
+        weights_db: [-6, -10, -1, 4, 8, 5]
+    sample_rate: !ref <sample_rate>
+    hidden: 8
+    context_steps: 30
+    post_filter_channels: 4
+"""
 HEAD = """\
 seed: 1
 sample_rate: 16000
@@ -105,7 +115,7 @@ def codec_experiment(folder, codec):
             "systems": [
                 {
                     "name": "ours",
-                    "kbps": model.bitrates[-1],
+                    "kbps": getattr(model, "bitrates", [8.0])[-1],
                     "rate_kind": "nominal",
                     "mean": figures,
                     "files": [{"utt_id": "a", **figures}],

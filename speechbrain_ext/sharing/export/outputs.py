@@ -48,12 +48,29 @@ def compute(
 
 def _codec(codec, signals, sample_rate) -> dict[str, np.ndarray]:
     found = {"sample_rate": np.array(codec.sample_rate)}
+    if codec.has_files:
+        found |= _files(codec, signals, sample_rate)
+    if not codec.has_codes:
+        return found
     found["bitrates"] = np.array(codec.bitrates)
     for name, wav in signals.items():
         for kbps in sorted({codec.bitrates[0], codec.bitrates[-1]}):
             codes = codec.encode(wav, sample_rate, kbps)
             found[f"codes.{name}.{kbps:g}"] = codes
             found[f"wav.{name}.{kbps:g}"] = codec.decode(codes)
+    return found
+
+
+def _files(codec, signals, sample_rate) -> dict[str, np.ndarray]:
+    """Bytes, which have to be the same to the last, and what they sound like."""
+    found = {"digest": np.frombuffer(codec.digest(), np.uint8)}
+    aims = {"codebooks": 1} if codec.has_codes else {"kbps": 8, "snr": 20}
+    short = {name: wav for name, wav in signals.items() if len(wav) <= sample_rate}
+    for name, wav in short.items():
+        for aim, value in aims.items():
+            data = codec.compress(wav, sample_rate, **{aim: value})
+            found[f"file.{name}.{aim}"] = np.frombuffer(data, np.uint8)
+            found[f"decoded.{name}.{aim}"], _ = codec.decompress(data)
     return found
 
 

@@ -38,6 +38,23 @@ speech = codec.decode(codes)  # float32 [time], at codec.sample_rate ({sample_ra
 `wav` is float in [-1, 1], [time], at any sample rate. The first n rows of codes are the
 codes of a lower rate; `codec.bitrates` lists all."""
 
+_FILES_OF_CODEC = """\
+```python
+from speechbrain_ext.inference import SpeechCodec
+
+codec = SpeechCodec.from_hparams("{source}")
+data = codec.compress(wav, sample_rate, {aim})  # the bytes of a file
+speech, sample_rate = codec.decompress(data)  # float32 [channels, time], as it was
+```
+
+`wav` is float in [-1, 1], [time] or [channels, time], at any sample rate; {aims}. From
+a terminal:
+
+```
+speechbrain-ext encode IN.wav OUT.sbx --model {source}
+speechbrain-ext decode OUT.sbx OUT.wav --model {source}
+```"""
+
 _SPEAKER = """\
 ```python
 from speechbrain_ext.inference import SpeakerVerifier
@@ -84,13 +101,22 @@ def usage_of_codec(source: str, codec, kbps: Sequence[float]) -> str:
     source : str
         What ``from_hparams`` takes.
     codec : torch.nn.Module
-        `TransformCodec` or `SEANetCodec`.
+        `TransformCodec`, `SEANetCodec` or `WaveCodec`.
     kbps : sequence of float
         Rates of which the card tells figures; one of them is the example.
     """
-    rates = sorted(kbps) or codec.bitrates
-    rate = rates[len(rates) // 2]
-    return _CODEC.format(source=source, kbps=rate, sample_rate=codec.sample_rate)
+    rates = sorted(kbps)
+    parts = []
+    if has_codes := hasattr(codec, "quantizer"):
+        rates = rates or codec.bitrates
+        told = {"kbps": rates[len(rates) // 2], "sample_rate": codec.sample_rate}
+        parts.append(_CODEC.format(source=source, **told))
+    if hasattr(codec, "compress"):
+        aim, aims = "kbps=8", "`kbps` is a rate, `snr` (dB) a fidelity"
+        if has_codes:
+            aim, aims = "codebooks=1", "`codebooks` is how many of them are sent"
+        parts.append(_FILES_OF_CODEC.format(source=source, aim=aim, aims=aims))
+    return "\n\n".join(parts)
 
 
 def usage_of_speaker(

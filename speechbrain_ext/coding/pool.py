@@ -1,0 +1,121 @@
+"""Many files: one after the other or in processes, with a bar, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
+
+from speechbrain_ext.coding.plan import Job
+from speechbrain_ext.data.progress import progress_bar
+from speechbrain_ext.errors import WorkError
+
+if TYPE_CHECKING:
+    from speechbrain_ext.coding.work import Done, Task
+
+#: After Ctrl-C a process may take so long to clear up what it was writing.
+_PATIENCE_SECONDS = 10.0
+
+
+def run_jobs(
+    task: Task, work: Callable[[Job], Done], jobs: Sequence[Job], nj: int = 1
+) -> Iterator[Done]:
+    """Work on all jobs; yields what became of each, as it is known.
+
+    Arguments
+    ---------
+    task : Task
+        What other processes are told.
+    work : callable
+        The same, in this process.
+    jobs : sequence of Job
+    nj : int
+        Processes; 1: no others.
+
+    Raises
+    ------
+    WorkError
+        If a process dies.
+    KeyboardInterrupt
+        No process is left then, and no file half written.
+    """
+    nj = min(nj, len(jobs))
+    made = map(work, jobs) if nj <= 1 else _in_processes(task, jobs, nj)
+    with progress_bar() as progress:
+        bar = progress.add_task(task.who, total=len(jobs), unit="files")
+        for done in made:
+            progress.advance(bar)
+            yield done
+
+
+def _in_processes(task: Task, jobs: Sequence[Job], nj: int) -> Iterator[Done]:
+    context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(
+        nj, mp_context=context, initializer=_start, initargs=(task,)
+    ) as pool:
+        try:
+            with _deaf_children():
+                futures = [pool.submit(_work_on, job) for job in jobs]
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise WorkError(
+                f"{task.who}: a process died, perhaps for want of memory; finished "
+                "files are whole\n  Next: the same with --skip_existing --nj 1"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _stop(set(multiprocessing.active_children()) - before)
+            raise
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Start processes that don't hear Ctrl-C: this one stops them, in its own way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+def _stop(processes) -> None:
+    """Let processes remove what they were writing, and end."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_PATIENCE_SECONDS)
+        if process.is_alive():
+            process.kill()
+
+
+# -- in each process -----------------------------------------------------------------
+
+_state: dict = {"work": None, "stops": False}
+
+
+def _start(task: Task) -> None:
+    def stop(number, frame):
+        _state["stops"] = True
+        raise SystemExit(1)  # unwinds through what removes a draft
+
+    signal.signal(signal.SIGTERM, stop)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # the other cores have files of their own
+    _state["work"] = task.open()
+
+
+def _work_on(job: Job) -> Done:
+    if _state["stops"]:
+        raise SystemExit(1)
+    return _state["work"](job)

@@ -1,0 +1,69 @@
+"""Files made by several processes."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from speechbrain_ext.coding.plan import Job
+from speechbrain_ext.coding.pool import run_jobs
+from speechbrain_ext.errors import WorkError
+from speechbrain_ext.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A task that writes half of a file, waits, and writes the rest; needs no torch."""
+
+    seconds: float = 0.0
+    who: str = "encode"
+
+    def open(self):
+        return self
+
+    def __call__(self, job):
+        if job.name == "dies":
+            os._exit(1)
+        with atomic_path(job.target) as draft, open(draft, "w") as stream:
+            stream.write("half")
+            stream.flush()
+            threading.Event().wait(self.seconds)
+            stream.write("whole")
+        return job.name
+
+
+def jobs(folder, count):
+    return [Job(Path("x"), folder / f"{n}.sbx", str(n)) for n in range(count)]
+
+
+def test_processes_make_what_one_would(tmp_path):
+    todo = jobs(tmp_path, 5)
+    assert set(run_jobs(Slow(), Slow(), todo, nj=2)) == set("01234")
+    assert {p.read_text() for p in tmp_path.iterdir()} == {"halfwhole"}
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_an_interrupt_leaves_no_half_file_and_no_process(tmp_path):
+    def interrupt():
+        while len(list(tmp_path.iterdir())) < 2:  # both are at it
+            threading.Event().wait(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(run_jobs(Slow(60.0), Slow(), jobs(tmp_path, 5), nj=2))
+    thread.join()
+    assert not list(tmp_path.iterdir())
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_dies_is_told(tmp_path):
+    todo = [*jobs(tmp_path, 1), Job(Path("x"), tmp_path / "y", "dies")]
+    with pytest.raises(WorkError, match="a process died") as told:
+        list(run_jobs(Slow(), Slow(), todo, nj=2))
+    assert "--skip_existing --nj 1" in str(told.value)

@@ -10,6 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from speechbrain_ext.bench.streaming import (
+    GROUPS,
+    SAMPLE_RATE,
+    made_speech,
+)
 from speechbrain_ext.bench.timing import (
     compare,
     import_peer,
@@ -31,10 +36,9 @@ EXPERIMENTS = "SPEECHBRAIN_EXT_BENCH_CODECS"
 ENCODEC = "EnCodec, 24 kHz, 6 kbps"
 #: Most seconds per second of speech, encode and decode together.
 GOALS = {WaveCodec: 0.1, TransformCodec: 0.01}
-SAMPLE_RATE = 16000
 _ENCODEC_RATE = 24000
-#: The quantizer of recipes/codec/transform.yaml; rows of codes of 0.4 kbps each.
-_GROUPS = (10, 10, 12, 14, 16, 18, 20, 24, 28, 36, 52)
+#: The rest of the quantizer of recipes/codec/transform.yaml, whose rows of codes have
+#: 0.4 kbps each.
 _ROWS, _CODEBOOK_SIZE, _DEPTH, _NOISE_SHAPING = 40, 256, 12, 0.35
 _KBPS_OF_ROWS = {8: 20, 16: 40}
 
@@ -126,17 +130,6 @@ def measure(repeats: int, seconds: float = 6.0, steps: int = 60) -> dict:
     }
 
 
-def made_speech(seconds: float, seed: int) -> np.ndarray:
-    """Harmonics of a gliding pitch that come and go, over a little noise."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(SAMPLE_RATE * seconds)) / SAMPLE_RATE
-    phase = 2 * np.pi * np.cumsum(130 + 25 * np.sin(3 * t)) / SAMPLE_RATE
-    voice = sum(np.sin(n * phase) / n for n in range(1, 30))
-    loud = np.clip(np.sin(2 * np.pi * 1.7 * t), 0, 1)
-    breath = 0.05 * rng.standard_normal(len(t)) * np.clip(-np.sin(11 * t), 0, 1)
-    return 0.08 * voice * loud + breath + 0.001 * rng.standard_normal(len(t))
-
-
 def _codecs(seconds: float, steps: int) -> tuple[list, np.ndarray, str]:
     """Codecs to time, a signal, and what to call it."""
     if given := os.environ.get(EXPERIMENTS):
@@ -145,8 +138,8 @@ def _codecs(seconds: float, steps: int) -> tuple[list, np.ndarray, str]:
     wave_codec = WaveCodec(context_steps=steps)
     wave_codec.initialize(waves)
     quantizer = AdaptiveResidualVectorQuantizer(
-        *(sum(_GROUPS), _ROWS, _CODEBOOK_SIZE),
-        group_sizes=_GROUPS,
+        *(sum(GROUPS), _ROWS, _CODEBOOK_SIZE),
+        group_sizes=GROUPS,
         depth=_DEPTH,
         noise_shaping=_NOISE_SHAPING,
         kmeans_iterations=1,

@@ -25,12 +25,13 @@ def half_square_norms(codebooks: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def nearest_codes(
-    rows: torch.Tensor, codebook: torch.Tensor, half_norms: torch.Tensor | None = None
+    rows: torch.Tensor,
+    codebook: torch.Tensor,
+    half_norms: torch.Tensor | None = None,
+    *,
+    screen: bool = False,
 ) -> torch.Tensor:
     r"""Index of the codebook row nearest to each row, in Euclidean distance.
-
-    Exact in float32; on processors that multiply bfloat16 by way of `screened_codes`,
-    which finds the same in half the time.
 
     :math:`\arg\min_k \|x - c_k\|^2 = \arg\max_k\, x \cdot c_k - \|c_k\|^2 / 2`, so
     :math:`\|x\|^2` is never formed: it costs a pass and overflows first.
@@ -43,6 +44,10 @@ def nearest_codes(
         The code vectors, [codebook_size, width], float32 and finite.
     half_norms : torch.Tensor or None
         `half_square_norms` of the codebook, where the caller has them.
+    screen : bool
+        Whether processors that multiply bfloat16 may go by way of `screened_codes`. It
+        takes half the time and is exact too, but of codes that are equally near but for
+        rounding it may take another: for training, not for files.
 
     Returns
     -------
@@ -58,7 +63,8 @@ def nearest_codes(
     if half_norms is None:
         half_norms = half_square_norms(codebook)
     num_rows, size = rows.shape[0], codebook.shape[0]
-    if num_rows * size >= FEW_TO_SCREEN and multiplies_bfloat16(rows.device):
+    screen = screen and num_rows * size >= FEW_TO_SCREEN
+    if screen and multiplies_bfloat16(rows.device):
         from speechbrain_ext.quantization.screening import screened_codes
 
         return screened_codes(rows, codebook, half_norms)

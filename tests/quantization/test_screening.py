@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speechbrain_ext.quantization import search
+from speechbrain_ext.quantization import ResidualVectorQuantizer, search
 from speechbrain_ext.quantization.screening import screened_codes
 from speechbrain_ext.quantization.search import half_square_norms, nearest_codes
 
@@ -57,5 +57,21 @@ def test_both_ways_of_search_find_the_same(monkeypatch):
     found = []
     for screens in (False, True):
         monkeypatch.setattr(search, "multiplies_bfloat16", lambda _, s=screens: s)
-        found.append(nearest_codes(rows, codebook))
+        found.append(nearest_codes(rows, codebook, screen=True))
     assert torch.equal(*found)
+
+
+def test_only_training_screens_so_that_files_do_not_depend_on_the_processor(
+    monkeypatch,
+):
+    asked = []
+    monkeypatch.setattr(
+        search, "multiplies_bfloat16", lambda device: asked.append(device) or False
+    )
+    rvq = ResidualVectorQuantizer(8, 1, 256, init="normal")
+    latents = torch.randn(1, 600, 8)
+    rvq.encode(latents)
+    rvq.eval()(latents)
+    assert not asked
+    rvq.train()(latents)
+    assert asked

@@ -34,12 +34,8 @@ def screened_codes(
 
     Arguments
     ---------
-    rows : torch.Tensor
-        [n, width], float32 on the CPU, finite.
-    codebook : torch.Tensor
-        [codebook_size, width], likewise.
-    half_norms : torch.Tensor
-        See `half_square_norms`, [codebook_size].
+    rows, codebook, half_norms : torch.Tensor
+        As there, on the CPU; the last is not left out.
 
     Returns
     -------

@@ -213,13 +213,7 @@ class PrincipalDirections(nn.Module):
         residual.addmm_(code, self.directions[stage].t(), alpha=-1)
         return part.sub_(code)
 
-    def add_(
-        self,
-        stage: int,
-        target: torch.Tensor,
-        code: torch.Tensor,
-        scale: torch.Tensor | None = None,
-    ) -> None:
+    def add_(self, stage: int, target: torch.Tensor, code: torch.Tensor, scale=None):
         """Add (scaled) code vectors to target, [n, dim], in place."""
         code = code if scale is None else code * scale
         target.addmm_(code, self.directions[stage].t())

@@ -36,7 +36,9 @@ _BLOCK, _BESIDE = 4096, REACH + 1
 #: Of a recording of more frames, what was tried is made again and not kept.
 _MOST_KEPT = 10 * _BLOCK
 #: A rate is met if no more than this part of it is left (as a logarithm to base 2).
-_NEAR_BITS = 0.006
+_NEAR_BITS = 0.01
+#: A ratio is met if no more than this is too much, dB: a little over a step.
+_NEAR_DB = 0.12
 #: Steps at which sizes are measured, to guess from.
 _PROBES = (-96, 0, 96)
 
@@ -289,9 +291,11 @@ class WaveCoder(nn.Module):
 
             slope = -6.02 / bands.STEPS_PER_OCTAVE
             first = _loudness(x) + round(snr / slope)
-            above = np.nextafter(snr, -np.inf)
-            first = find_crossing(rough, above, first, slope=slope)
-            step = find_crossing(ratio, above, first, slope=slope) - 1
+            found = {"target": snr + _NEAR_DB, "slope": slope}
+            first = find_crossing(rough, first=first, **found)
+            step = find_crossing(ratio, first=first, near=_NEAR_DB, **found)
+            if step and ratio(min(step, bands.NUM_STEPS - 1)) < snr:
+                step -= 1  # a step may change more than is near
         step = int(np.clip(step, 0, bands.NUM_STEPS - 1))
         return coded(step)[1], step
 

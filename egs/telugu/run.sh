@@ -130,7 +130,7 @@ stage_train() {
   needs_recipe "${recipe_words[@]}"
   makes "$expdir/save" "$expdir/hyperparams.yaml" "$expdir/train_log.txt"
   restarts "$expdir"/{save,hyperparams.yaml,train_log.txt,log.txt,env.json,data.json,resumed.json,debug_nan}
-  extends num_workers tensorboard wandb test_interval eval_kbps eval_snr
+  extends num_workers tensorboard wandb test_interval eval_kbps eval_snr code_steps
   grows number_of_epochs
   runs_on_gpus "$(script recipes/codec/train.py)" "${recipe_words[@]}" \
     "${resume[@]+"${resume[@]}"}" "${device[@]+"${device[@]}"}"

@@ -194,7 +194,7 @@ def _interrupted(experiment: Path, folder: Path) -> int:
     source, wrong = folder / "many", 0
     source.mkdir()
     for number in range(40):
-        soundfile.write(source / f"{number}.wav", speech(1.0, number), 16000)
+        soundfile.write(source / f"{number}.wav", speech(6.0, number), 16000)
     for nj in (1, 2):
         out = folder / f"out{nj}"
         words = ("encode", source, out, "--model", experiment, "--nj", nj)

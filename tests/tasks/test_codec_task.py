@@ -352,6 +352,8 @@ def test_codes_are_learned_last_for_the_best_weights_and_make_files_smaller(
     # Again: all is there already.
     train(recipe(data, folder, code_steps=20))
     assert (folder / "save" / "code_model.safetensors").read_bytes() == kept
+    train(recipe(data, folder, code_steps=21))  # longer: once more
+    assert (folder / "save" / "code_model.safetensors").read_bytes() != kept
     evaluate(folder, data / "test.json", jobs=1)
     results = read_results(folder / "results.json")
     ours = [s for s in results["systems"] if s["name"] == "ours"]

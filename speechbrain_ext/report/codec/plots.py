@@ -156,12 +156,13 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
         PNG to write. Epochs that are not finite are gaps, counted in the legend.
     """
     losses = [("train loss", "loss"), ("train recon", "recon"), ("train vq", "vq")]
+    losses.append(("valid loss", "loss, valid files"))  # where checkpoints follow it
     names = {name for row in rows for name in row}
     snrs = sorted((n for n in names if n.startswith("valid snr")), key=_rate_of)
     losses = [pair for pair in losses if pair[0] in names]
     snrs = [(name, _snr_label(name)) for name in snrs]
     panels = [
-        Panel("training loss", losses, "upper right", falling=True),
+        Panel("loss", losses, "upper right", falling=True),
         Panel("SNR on the valid files, dB", snrs, "lower right"),
     ]
     draw_curves(panels, rows, path)

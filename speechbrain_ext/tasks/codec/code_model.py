@@ -21,7 +21,7 @@ from speechbrain_ext.tasks.settings import enough
 
 FILE = "code_model.safetensors"
 _PREFIX = "code_model."
-_BELONGS_TO = "belongs_to"
+_BELONGS_TO, _STEPS = "belongs_to", "steps"
 #: Speech to learn from, in seconds; more changes next to nothing.
 _ENOUGH_SECONDS = 1800.0
 
@@ -68,8 +68,9 @@ def learn_code_model(
     started = time.monotonic()
     best = copy.deepcopy(codec).cpu().eval()
     load_best(best, save_folder)
-    if best.code_model is not None:
+    if best.code_model is not None and _steps_of(save_folder / FILE) == steps:
         return 0.0
+    best.code_model = None
     belongs_to = _digest(best)
     waves = [read_samples(u) for u in enough(train_set, seed, _ENOUGH_SECONDS)]
     with shown_progress("learn how likely codes are", steps) as options:
@@ -79,7 +80,7 @@ def learn_code_model(
         for name, value in best.state_dict().items()
         if name.startswith(_PREFIX)
     }
-    tensors[_BELONGS_TO] = belongs_to
+    tensors |= {_BELONGS_TO: belongs_to, _STEPS: torch.tensor(steps)}
     write_weights(save_folder / FILE, tensors)
     return time.monotonic() - started
 
@@ -90,8 +91,14 @@ def attach_code_model(codec: torch.nn.Module, save_folder: Path) -> None:
     if not has_codes(codec) or not path.exists():
         return
     tensors = read_weights(path)
+    tensors.pop(_STEPS, None)
     if torch.equal(tensors.pop(_BELONGS_TO, torch.empty(0)), _digest(codec)):
         codec.load_state_dict({**codec.state_dict(), **tensors})
+
+
+def _steps_of(path: Path) -> int | None:
+    """Return the steps that a file was learned in; None if it is not there."""
+    return int(read_weights(path).get(_STEPS, -1)) if path.exists() else None
 
 
 def _digest(codec: torch.nn.Module) -> torch.Tensor:

@@ -86,8 +86,10 @@ def tune(
     ------
     UserError
         If an experiment has no wave codec, PESQ is missing, no file is of a length
-        that can be listened to, or ``start`` is no such preset.
+        that can be listened to, a rate is not above 0, or ``start`` is no such preset.
     """
+    if not kbps or not all(0 < rate < float("inf") for rate in kbps):
+        raise UserError(f"tune: --kbps: rates lie above 0, got {list(kbps)}")
     folders = [Path(experiment) for experiment in experiments]
     output = Path(output) if output else folders[0] / "tuned.yaml"
     _need_pesq()

@@ -192,7 +192,7 @@ def _run(
         raise _interrupted(jobs, done, force) from None
     took = time.monotonic() - started
     faults = {one.name: one.fault for one in done if one.fault is not None}
-    if len(jobs) == 1 and faults:
+    if len(jobs) + skipped == 1 and faults:
         raise UserError(f"{who}: {jobs[0].name}: {faults[jobs[0].name]}")
     to_stdout = jobs[0].target is None
     if to_stdout:

@@ -121,6 +121,8 @@ def test_a_search_writes_a_preset_that_the_recipe_takes(data, trained, monkeypat
     tuning.tune([folder], folder / "x.yaml", evaluations=1, num_files=1, start=preset)
     with pytest.raises(UserError, match="no preset of an earlier search"):
         tuning.tune([folder], start=folder / "hyperparams.yaml")
+    with pytest.raises(UserError, match="of a search with other seed: seed 1"):
+        tuning.tune([folder], num_files=1, kbps=[12.0], seed=2)
     loaded = load_recipe(
         RECIPE,
         {**TINY, "train_manifest": "a", "valid_manifest": "b", "output_folder": "c"},
@@ -147,6 +149,8 @@ def test_rates_and_fidelities_that_are_none_are_refused(data, trained):
     folder, _ = trained
     with pytest.raises(UserError, match="--kbps:\n.*between 2 and 256, got 0"):
         tuning.tune([folder], kbps=[0.0])
+    with pytest.raises(UserError, match="names no rate"):
+        tuning.tune([folder], kbps=[])
     for ratio in (-5.0, 91.0, math.nan):
         with pytest.raises(UserError, match="--snr:\n.*at most 90 dB"):
             evaluate(folder, data / "test.json", snr=[ratio])

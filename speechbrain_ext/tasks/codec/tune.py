@@ -89,6 +89,8 @@ def tune(
         If an experiment has no wave codec, PESQ is missing, no file is of a length
         that can be listened to, a rate is none, or ``start`` is no such preset.
     """
+    if not kbps:
+        raise UserError("tune: --kbps: names no rate")
     folders = [Path(experiment) for experiment in experiments]
     output = Path(output) if output else folders[0] / "tuned.yaml"
     _need_pesq()
@@ -170,14 +172,20 @@ def _corpus(folder: Path, num_files: int, kbps: Sequence[float], seed: int):
 
 
 def _earlier(path: Path, asked: dict) -> SearchState | None:
-    """Return where a search for the same stopped."""
+    """Return where a search for the same stopped; None if there was none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["asked"] == asked:
-            return SearchState(**found["state"])
+        before, state = found["asked"], SearchState(**found["state"])
     except (OSError, ValueError, TypeError, KeyError):
-        pass
-    return None
+        return None
+    other = [name for name in asked | before if before.get(name) != asked.get(name)]
+    if not other:
+        return state
+    raise UserError(
+        f"tune: {path} is of a search with other {', '.join(other)}: "
+        + "; ".join(f"{name} {before.get(name)}" for name in other)
+        + "\n  Next: the same options, --restart to forget it, or another --output"
+    )
 
 
 def _liking(reference: np.ndarray, estimate: np.ndarray, lsd_weight: float) -> float:

@@ -15,7 +15,7 @@ from speechbrain_ext.files import write_json, write_text
 #: Modules of this package with a ``measure(repeats) -> dict``.
 BENCHMARKS = tuple(
     name
-    for name in ("guard", "quantizer", "scoring", "stft", "streaming")
+    for name in ("codec", "guard", "quantizer", "scoring", "stft", "streaming")
     if importlib.util.find_spec(f"speechbrain_ext.bench.{name}")
 )
 

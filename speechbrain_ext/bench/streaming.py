@@ -21,7 +21,7 @@ CHUNK_SECONDS = 0.02
 #: Frames of the packets whose costs are compared: one, about 0.1 s, about 1 s.
 PACKETS = (1, 6, 62)
 #: Groups of the quantizer of recipes/codec/transform.yaml, and its codes per frame.
-_GROUPS = (10, 10, 12, 14, 16, 18, 20, 24, 28, 36, 52)
+GROUPS = (10, 10, 12, 14, 16, 18, 20, 24, 28, 36, 52)
 _CODEBOOKS = 20
 
 
@@ -138,7 +138,7 @@ def make_streams(wave: np.ndarray, steps: int) -> dict[str, Stream]:
     options = {"step": step, "packet_frames": 1, "kind": "fidelity"}
     found["WaveCodec, 20 dB, packets of 1"] = Stream(codec, options, {}, len(data))
     rvq = ResidualVectorQuantizer(
-        sum(_GROUPS), 2 * _CODEBOOKS, 256, group_sizes=_GROUPS, init="normal"
+        sum(GROUPS), 2 * _CODEBOOKS, 256, group_sizes=GROUPS, init="normal"
     )
     transform = TransformCodec(rvq).eval()
     frames = transform.mdct.num_frames(len(wave))

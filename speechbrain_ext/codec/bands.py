@@ -23,6 +23,9 @@ EDGES_HZ = (
 FLOOR, CEILING = -13, 15
 #: log2 of the step is (index - STEP_ZERO) / STEPS_PER_OCTAVE.
 STEPS_PER_OCTAVE, STEP_ZERO, NUM_STEPS = 64, 14 * 64, 1024
+#: Steps below 0, for quiet recordings that shall be held: a file calls them `NUM_STEPS`
+#: and on.
+FINER_STEPS = 10 * STEPS_PER_OCTAVE
 #: An envelope promises no more than 2^+-this.
 MOST_PROMISE = 8 * ONE
 #: Neighbouring frames further away than this, in octaves, count as so far.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from speechbrain_ext.codec.bands import FLOOR
 from speechbrain_ext.codec.exact import ONE
 
 #: Frames on each side that an output depends on.
@@ -99,4 +100,6 @@ class PostFilter(nn.Module):
         """Return the spectrum as the last hidden layer wants it."""
         gain, louder, more = self.last(hidden).unbind(1)
         values, noise = decoded.values * (1 + gain), decoded.noise * (1 + louder)
-        return values + noise + more * 2.0**decoded.steps
+        # Where the envelope says silence, there is nothing to add to.
+        size = 2.0**decoded.steps * (decoded.levels > FLOOR)
+        return values + noise + more * size

@@ -15,6 +15,7 @@ def find_crossing(
     *,
     slope: float | None = None,
     near: float = 0.0,
+    least: int = 0,
 ) -> int:
     """Return the first step whose value is no more than a target.
 
@@ -32,12 +33,14 @@ def find_crossing(
         About how much a step changes the value, below 0; None: not known.
     near : float
         A value so little below the target will do, though an earlier step might do too.
+    least : int
+        First step that there is.
 
     Returns
     -------
     int
-        In [0, `NUM_STEPS`]; the last if no step is coarse enough. It was asked for, if
-        it is below.
+        In [``least``, `NUM_STEPS`]; the last if no step is coarse enough. It was asked
+        for, if it is below.
 
     Example
     -------
@@ -50,8 +53,8 @@ def find_crossing(
     780
     """
     values: dict[int, float] = {}
-    low, high = -1, NUM_STEPS  # above the target; at most the target
-    guess, stride = min(max(first, 0), NUM_STEPS - 1), STEPS_PER_OCTAVE // 4
+    low, high = least - 1, NUM_STEPS  # above the target; at most the target
+    guess, stride = min(max(first, least), NUM_STEPS - 1), STEPS_PER_OCTAVE // 4
     while high - low > 1:
         value = values[guess] = function(guess)
         if value > target:

@@ -36,9 +36,13 @@ _BLOCK, _BESIDE = 4096, REACH + 1
 #: Of a recording of more frames, what was tried is made again and not kept.
 _MOST_KEPT = 10 * _BLOCK
 #: A rate is met if no more than this part of it is left (as a logarithm to base 2).
-_NEAR_BITS = 0.006
+_NEAR_BITS = 0.01
+#: A ratio is met if no more than this is too much, dB: a little over a step.
+_NEAR_DB = 0.12
 #: Steps at which sizes are measured, to guess from.
 _PROBES = (-96, 0, 96)
+#: Integers may be this large, log2: an escape tells of no more.
+_MOST_OCTAVES = 20
 
 
 class WaveCoder(nn.Module):
@@ -243,7 +247,7 @@ class WaveCoder(nn.Module):
         bits : float or None
             At most so many, or what the coarsest step takes.
         snr : float or None
-            At least so many dB.
+            At least so many dB; silence has any.
         step : int or None
             See `bands.STEPS_PER_OCTAVE`; one of the three is given.
 
@@ -251,6 +255,11 @@ class WaveCoder(nn.Module):
         -------
         (bytes, int)
             Payload, and the step that `decompress` needs.
+
+        Raises
+        ------
+        ValueError
+            If no step is fine enough for ``snr``.
         """
         x = self.analyse(wave)
         level = bands.measure_envelope(x, self.edges)
@@ -263,7 +272,9 @@ class WaveCoder(nn.Module):
                 tried[at] = found
             return found
 
-        if bits is not None:
+        if not x.any() and step is None:
+            step = bands.NUM_STEPS - 1  # finer ones cost bits, and make nothing better
+        elif bits is not None:
             step = find_crossing(
                 lambda at: np.log2(8 * len(coded(at)[1]) + 1),
                 np.log2(bits + 1),
@@ -289,16 +300,28 @@ class WaveCoder(nn.Module):
 
             slope = -6.02 / bands.STEPS_PER_OCTAVE
             first = _loudness(x) + round(snr / slope)
-            above = np.nextafter(snr, -np.inf)
-            first = find_crossing(rough, above, first, slope=slope)
-            step = find_crossing(ratio, above, first, slope=slope) - 1
+            least = _finest_step(x)
+            found = {"target": snr + _NEAR_DB, "slope": slope, "least": least}
+            first = find_crossing(rough, first=first, **found)
+            step = find_crossing(ratio, first=first, near=_NEAR_DB, **found)
+            step = min(step, bands.NUM_STEPS - 1)
+            if ratio(step) < snr:
+                step -= 1  # a step may change more than is near
+            if step < least:
+                raise ValueError(
+                    f"snr {snr:g}: so quiet or short a recording holds "
+                    f"{np.floor(10 * ratio(least)) / 10:g} dB at most"
+                )
+            return coded(step)[1], _named_step(step)
         step = int(np.clip(step, 0, bands.NUM_STEPS - 1))
         return coded(step)[1], step
 
     def decompress(self, data: bytes, step: int, num_samples: int) -> np.ndarray | None:
         """Undo `compress`; None if the bytes can't be of it. float32 [num_samples]."""
         if step >= bands.NUM_STEPS:
-            return None
+            step = _named_step(step)
+            if self.settings.sends_envelope or step < -bands.FINER_STEPS:
+                return None
         frames = self.mdct.num_frames(num_samples)
         symbols = self.coder().decode(data, frames, step)
         if symbols is None:
@@ -448,6 +471,18 @@ def _snr(x: np.ndarray, made: np.ndarray) -> float:
     """Signal-to-noise ratio of a spectrum, dB."""
     power, error = float(np.square(x).sum()), float(np.square(x - made).sum())
     return 10 * np.log10(max(power, 1e-30) / max(error, 1e-30))
+
+
+def _finest_step(x: np.ndarray) -> int:
+    """Finest step with which all of a spectrum can be told."""
+    peak = bands.STEPS_PER_OCTAVE * np.log2(max(float(np.abs(x).max()), 1e-30))
+    most = bands.STEPS_PER_OCTAVE * _MOST_OCTAVES
+    return max(bands.STEP_ZERO + int(np.ceil(peak)) - most, -bands.FINER_STEPS)
+
+
+def _named_step(step: int) -> int:
+    """Return what a file calls a step, and back: -1 is `bands.NUM_STEPS`."""
+    return step if 0 <= step < bands.NUM_STEPS else bands.NUM_STEPS - 1 - step
 
 
 def _loudness(x: np.ndarray) -> int:

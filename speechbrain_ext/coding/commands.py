@@ -192,7 +192,7 @@ def _run(
         raise _interrupted(jobs, done, force) from None
     took = time.monotonic() - started
     faults = {one.name: one.fault for one in done if one.fault is not None}
-    if len(jobs) == 1 and faults:
+    if len(jobs) + skipped == 1 and faults:
         raise UserError(f"{who}: {jobs[0].name}: {faults[jobs[0].name]}")
     to_stdout = jobs[0].target is None
     if to_stdout:
@@ -243,8 +243,8 @@ def _summary(who, done, took, output, model_id, aim, skipped) -> list[str]:
                 > aim["kbps"]]  # fmt: skip
         if wide:
             lines.append(
-                f"  {len(wide):,} took more than {aim['kbps']:g} kbps: a short one "
-                "has a header, too, and even silence takes some bits"
+                f"  {len(wide):,} took more than {aim['kbps']:g} kbps: headers and "
+                "envelopes take what they must, of short ones and at the lowest rates"
             )
     if clipped := sum(one.clipped for one in done):
         lines.append(

@@ -10,6 +10,7 @@ import torch
 
 from speechbrain_ext.codec.container import (
     MODEL_BYTES,
+    MOST_CHANNELS,
     BitstreamError,
     Coded,
     read_coded,
@@ -26,13 +27,24 @@ def checked_channels(wave: np.ndarray, owner: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there is nothing to code; ``owner`` says who asks.
+        If there is nothing to code, samples are integers, which would be taken for
+        a voice 32768 times as loud, or channels come last; ``owner`` says who asks.
     """
+    if np.asarray(wave).dtype.kind in "iu":
+        raise ValueError(
+            f"{owner}: wave must be float in [-1, 1], got {np.asarray(wave).dtype}; "
+            "divide by its full scale"
+        )
     channels = np.atleast_2d(np.asarray(wave, np.float64))
     if channels.ndim != 2 or not channels.size or not np.isfinite(channels).all():
         raise ValueError(
             f"{owner}: wave must be finite, [time] or [channels, time], got "
             f"{list(np.shape(wave))}"
+        )
+    if len(channels) > MOST_CHANNELS >= channels.shape[1]:
+        raise ValueError(
+            f"{owner}: wave must be [time] or [channels, time], got "
+            f"{list(channels.shape)}; transpose it: wave.T"
         )
     return channels
 

@@ -35,6 +35,8 @@ from speechbrain_ext.models.recordings import (
 PERCEPTUAL, FIDELITY = 0, 1
 #: Rates that make sense, in kbps; below the lowest not even envelopes fit.
 LOWEST_KBPS, HIGHEST_KBPS = 2.0, 256.0
+#: dB; beyond, 16-bit recordings have nothing to be faithful to.
+HIGHEST_SNR = 90.0
 #: One step for all, no noise: the least error for its bits.
 _FLAT = WaveSettings(
     gamma=0.0,
@@ -187,6 +189,14 @@ class WaveCodec(nn.Module):
                 f"{HIGHEST_KBPS:g}, got {kbps:g}"
             )
 
+    def check_snr(self, snr: float) -> None:
+        """Raise ValueError if no signal-to-noise ratio of so many dB is held."""
+        if not 0 < snr <= HIGHEST_SNR:
+            raise ValueError(
+                f"WaveCodec: snr must be above 0 and at most {HIGHEST_SNR:g} dB, got "
+                f"{snr:g}"
+            )
+
     def _coded(self, wav, kbps, strength=None) -> torch.Tensor:
         coder, found = self.perceptual, []
         for one, rate in zip(wav.detach().cpu().numpy(), kbps, strict=True):
@@ -227,10 +237,11 @@ class WaveCodec(nn.Module):
         sample_rate : int
             In Hz.
         kbps : float or None
-            Most kilobits per second and channel, header and checksum included; a few
-        milliseconds take what they must.
+            Most kilobits per second and channel, header and checksum included. A few
+            milliseconds take what they must, and near `LOWEST_KBPS` envelopes may.
         snr : float or None
-            Least signal-to-noise ratio in dB, at `sample_rate` of the codec.
+            Least signal-to-noise ratio in dB, at `sample_rate` of the codec; silence
+            has any.
         codebooks : int or None
             Of other codecs; refused here.
 
@@ -243,7 +254,8 @@ class WaveCodec(nn.Module):
         ------
         ValueError
             If not exactly one of ``kbps`` and ``snr`` is given and positive, or there
-            is nothing to code, or more than a file holds; see `check_limits`.
+            is nothing to code, or more than a file holds; see `check_limits`. If a
+            recording is so quiet that no step is fine enough for ``snr``.
         """
         if codebooks is not None:
             raise ValueError(
@@ -251,11 +263,13 @@ class WaveCodec(nn.Module):
                 f"{codebooks}"
             )
         wanted = kbps if snr is None else snr
-        if (kbps is None) == (snr is None) or not wanted > 0:
+        if (kbps is None) == (snr is None) or not 0 < wanted < math.inf:
             raise ValueError(
                 "WaveCodec: give kbps or snr, one of them and positive, got "
                 f"kbps {kbps} and snr {snr}"
             )
+        if snr is not None:
+            self.check_snr(snr)
         channels = checked_channels(wave, "WaveCodec")
         check_limits(sample_rate, channels.shape[1], len(channels))
         kind = PERCEPTUAL if snr is None else FIDELITY

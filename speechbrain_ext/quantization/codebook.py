@@ -254,6 +254,8 @@ class CodebookBank(nn.Module):
         """
         held = self.ema_counts.sum(1)
         first = active & (self.commits == 0) & (held > 0)
+        if known_empty(first):
+            return
         scale = torch.where(first, total / held, 1.0)
         self.ema_counts.mul_(scale[:, None])
         self.ema_sums.mul_(scale[:, None, None])
@@ -272,6 +274,8 @@ class CodebookBank(nn.Module):
         due = active & (self.commits % self.revive_every == 0)
         mean = self.ema_counts.mean(1, keepdim=True)
         dead = due[:, None] & (self.ema_counts < self.dead_threshold * mean)
+        if known_empty(dead):
+            return
         # The dead codes in front; the m-th of a stage takes slot m, no row is used
         # twice, and only as many codes are touched as there are slots.
         order = dead.byte().sort(dim=1, descending=True, stable=True).indices
@@ -313,3 +317,8 @@ class CodebookBank(nn.Module):
             parts, flat.split([part.numel() for part in parts]), strict=True
         ):
             part.copy_(summed.view_as(part))
+
+
+def known_empty(mask: torch.Tensor) -> bool:
+    """Whether nothing is set, where asking costs nothing; elsewhere False."""
+    return mask.device.type == "cpu" and not mask.numpy().any()

@@ -67,7 +67,7 @@ class Commitment:
         loss = torch.linalg.vector_norm(error).square() * self.share
         self._stages.append(loss)
         _, scale = bound(loss, self.limit)
-        subspaces.add_(stage, self._gradient, error * scale)
+        subspaces.add_(stage, self._gradient, error, scale)
 
     def finish(
         self,

@@ -431,7 +431,9 @@ class ResidualVectorQuantizer(NestedStages, nn.Module):
             codes = []
             drawn = self.bank.draw_candidates(valid) if self.training else None
             for stage in range(active):
-                part, found, vectors = self._look_up(stage, residual, mask, half_norms)
+                part, found, vectors = self._look_up(
+                    stage, residual, mask, half_norms, learning=self.training
+                )
                 if self.training:
                     target = part if self.ema_target == "residual" else vectors
                     self.bank.stage_sums(stage, found, target)
@@ -484,6 +486,7 @@ class ResidualVectorQuantizer(NestedStages, nn.Module):
         residual: torch.Tensor,
         mask: torch.Tensor,
         half_norms: torch.Tensor,
+        learning: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Find what one stage codes, the codes found, and their vectors.
 
@@ -492,7 +495,7 @@ class ResidualVectorQuantizer(NestedStages, nn.Module):
         """
         part = self.subspaces.project(stage, residual)
         book = self.bank.book(stage, part.shape[1])
-        codes = nearest_codes(part, book, half_norms[stage])
+        codes = nearest_codes(part, book, half_norms[stage], screen=learning)
         return part, codes, book.index_select(0, codes).mul_(mask)
 
     def _check_latents(self, latents: torch.Tensor) -> None:

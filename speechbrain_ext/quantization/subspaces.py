@@ -127,9 +127,19 @@ class Bands(nn.Module):
         """Take code vectors off the residual in place; return what is left of part."""
         return part.sub_(code)  # part is a view of the residual
 
-    def add_(self, stage: int, target: torch.Tensor, code: torch.Tensor) -> None:
-        """Add code vectors to the stage's part of target, [n, dim], in place."""
-        target[:, self._slices[self.groups[stage]]].add_(code)
+    def add_(
+        self,
+        stage: int,
+        target: torch.Tensor,
+        code: torch.Tensor,
+        scale: torch.Tensor | None = None,
+    ) -> None:
+        """Add (scaled) code vectors to the stage's part of target, [n, dim]."""
+        part = target[:, self._slices[self.groups[stage]]]
+        if scale is None:
+            part.add_(code)
+        else:
+            part.addcmul_(code, scale)  # without a copy
 
     def _load_from_state_dict(
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
@@ -203,6 +213,7 @@ class PrincipalDirections(nn.Module):
         residual.addmm_(code, self.directions[stage].t(), alpha=-1)
         return part.sub_(code)
 
-    def add_(self, stage: int, target: torch.Tensor, code: torch.Tensor) -> None:
-        """Add code vectors to target, [n, dim], in place."""
+    def add_(self, stage: int, target: torch.Tensor, code: torch.Tensor, scale=None):
+        """Add (scaled) code vectors to target, [n, dim], in place."""
+        code = code if scale is None else code * scale
         target.addmm_(code, self.directions[stage].t())

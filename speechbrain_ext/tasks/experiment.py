@@ -37,6 +37,7 @@ PACKAGES = (
     "soundfile",
     "pesq",
     "pystoi",
+    "visqol-python",
 )
 
 

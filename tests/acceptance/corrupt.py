@@ -198,7 +198,13 @@ def _interrupted(experiment: Path, folder: Path) -> int:
     for nj in (1, 2):
         out = folder / f"out{nj}"
         words = ("encode", source, out, "--model", experiment, "--nj", nj)
-        process = _command(*words, start_new_session=True, stderr=subprocess.PIPE)
+        process = _command(
+            *words,
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+            # A shell's background job ignores Ctrl-C, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while len(list(out.glob("*.sbx"))) < 5 and process.poll() is None:
             time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from speechbrain_ext.codec.bands import FLOOR
 from speechbrain_ext.codec.post_filter import REACH, Decoded, PostFilter
 
 
@@ -35,3 +36,14 @@ def test_every_weight_learns():
     torch.nn.init.normal_(net.last.weight)
     net(decoded).square().sum().backward()
     assert all(weight.grad.abs().sum() > 0 for weight in net.parameters())
+
+
+def test_silence_stays_silent():
+    torch.manual_seed(0)
+    net, zeros = PostFilter(8), torch.zeros(1, 20, 32)
+    torch.nn.init.normal_(net.last.weight)
+    levels = torch.full_like(zeros, FLOOR)
+    levels[:, :10] = -5.0
+    made = net(Decoded(zeros, zeros, zeros, zeros, levels))
+    assert made[:, :10].abs().min() > 0
+    assert not made[:, 10:].any()

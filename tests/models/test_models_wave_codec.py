@@ -61,6 +61,27 @@ def test_a_fidelity_is_that_of_the_file(codec):
     assert 24.95 <= 10 * np.log10(ratio) <= 25.5
 
 
+@pytest.mark.parametrize(("level", "asked"), [(1, 90), (1e-2, 60), (1e-3, 30)])
+def test_a_fidelity_is_held_however_quiet_a_recording_is(codec, level, asked):
+    wave = level * speech(seed=9)[:6000]
+    found, _ = codec.decompress(codec.compress(wave, 16000, snr=asked))
+    ratio = np.square(wave).sum() / np.square(wave - found[0].astype(float)).sum()
+    assert asked - 0.05 <= 10 * np.log10(ratio) <= asked + 0.7
+
+
+def test_a_fidelity_that_no_step_holds_is_refused(codec):
+    with pytest.raises(ValueError, match="so quiet .* dB at most"):
+        codec.compress(1e-8 * speech(seed=9), 16000, snr=60)
+
+
+def test_silence_takes_no_more_where_there_is_room(codec):
+    aims = ({"kbps": 8}, {"kbps": 64}, {"snr": 20}, {"snr": 80})
+    found = [codec.compress(np.zeros(16000), 16000, **aim) for aim in aims]
+    assert found[0] == found[1]
+    assert found[2] == found[3]
+    assert not any(codec.decompress(data)[0].any() for data in found)
+
+
 def test_threads_do_not_change_a_sample(codec, data):
     threads, found = torch.get_num_threads(), []
     try:
@@ -100,6 +121,8 @@ def test_bits_under_a_true_checksum_make_a_recording_or_are_refused(codec, data)
         (np.zeros(100), {}, "give kbps or snr"),
         (np.zeros(100), {"kbps": 8, "snr": 20}, "give kbps or snr"),
         (np.zeros(100), {"kbps": 0}, "positive"),
+        (np.ones(100), {"kbps": np.inf}, "positive"),
+        (np.ones(100), {"snr": 91}, "at most 90 dB"),
         (np.zeros(0), {"kbps": 8}, "must be finite"),
         (np.full(9, np.nan), {"kbps": 8}, "must be finite"),
         (np.zeros((1, 2, 3)), {"kbps": 8}, "must be finite, .* got"),

@@ -241,6 +241,22 @@ def test_pictures_are_drawn_even_where_figures_are_missing(tmp_path, results):
         assert read_png(tmp_path / f"{name}.png").std() > 0
 
 
+def test_pictures_show_what_nothing_was_searched_by_and_what_a_run_chose_by(
+    tmp_path, results
+):
+    for one in results["systems"]:
+        one["mean"].pop("visqol", None)
+    plot_rate_distortion(results, tmp_path / "two.png")
+    results["systems"][0]["mean"]["visqol"] = 3.0
+    plot_rate_distortion(results, tmp_path / "three.png")
+    row = {"epoch": 1, "train loss": 1.0, "valid snr": 2.0}
+    plot_training([row], tmp_path / "snr.png")
+    plot_training([{**row, "valid loss": 0.5}], tmp_path / "loss.png")
+    widths = {p.stem: read_png(p).shape[1] for p in tmp_path.glob("*.png")}
+    assert 2 * widths["three"] == 3 * widths["two"]
+    assert 2 * widths["loss"] == 3 * widths["snr"]
+
+
 def test_same_figures_give_the_same_file(tmp_path, results):
     for name in "ab":
         plot_rate_distortion(results, tmp_path / f"{name}.png")

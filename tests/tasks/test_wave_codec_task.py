@@ -17,6 +17,7 @@ from speechbrain_ext.report.results import read_results
 from speechbrain_ext.report.train_log import read_train_log
 from speechbrain_ext.tasks.codec import tune as tuning
 from speechbrain_ext.tasks.codec.evaluate import evaluate
+from speechbrain_ext.tasks.codec.rates import check_snrs
 from speechbrain_ext.tasks.codec.train import train
 from speechbrain_ext.tasks.codec.weights import load_best, load_codec
 from tests.codec.signals import speech
@@ -120,6 +121,8 @@ def test_a_search_writes_a_preset_that_the_recipe_takes(data, trained, monkeypat
     tuning.tune([folder], folder / "x.yaml", evaluations=1, num_files=1, start=preset)
     with pytest.raises(UserError, match="no preset of an earlier search"):
         tuning.tune([folder], start=folder / "hyperparams.yaml")
+    with pytest.raises(UserError, match="of a search with other seed: seed 1"):
+        tuning.tune([folder], num_files=1, kbps=[12.0], seed=2)
     loaded = load_recipe(
         RECIPE,
         {**TINY, "train_manifest": "a", "valid_manifest": "b", "output_folder": "c"},
@@ -128,6 +131,31 @@ def test_a_search_writes_a_preset_that_the_recipe_takes(data, trained, monkeypat
     settings = loaded.hparams["modules"]["codec"].perceptual.settings
     assert f"gamma: {settings.gamma}" in preset.read_text()
     assert first.count("codec.settings.") == 6
+
+
+def test_a_preset_that_was_lost_comes_back(data, trained, monkeypatch):
+    folder, _ = trained
+    monkeypatch.setattr(tuning, "_liking", lambda a, b, _: -float(((a - b) ** 2).sum()))
+    asked = {"evaluations": 1, "num_files": 1, "kbps": [12.0]}
+    preset = tuning.tune([folder], folder / "lost.yaml", **asked)
+    before = preset.read_text()
+    preset.unlink()
+    assert tuning.tune([folder], preset, **asked) == preset
+    values = [line for line in before.splitlines() if not line.startswith("#")]
+    assert preset.read_text().splitlines()[1:] == values
+
+
+def test_rates_and_fidelities_that_are_none_are_refused(data, trained):
+    folder, _ = trained
+    with pytest.raises(UserError, match="--kbps:\n.*between 2 and 256, got 0"):
+        tuning.tune([folder], kbps=[0.0])
+    with pytest.raises(UserError, match="names no rate"):
+        tuning.tune([folder], kbps=[])
+    for ratio in (-5.0, 91.0, math.nan):
+        with pytest.raises(UserError, match="--snr:\n.*at most 90 dB"):
+            evaluate(folder, data / "test.json", snr=[ratio])
+    with pytest.raises(UserError, match="Identity promises no fidelity"):
+        check_snrs(torch.nn.Identity(), [20.0], "snr")
 
 
 def test_a_search_without_a_wave_codec_is_a_message(trained, monkeypatch):

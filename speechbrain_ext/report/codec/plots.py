@@ -23,7 +23,7 @@ SYSTEMS = {
 def plot_rate_distortion(
     results: dict[str, Any],
     path: str | os.PathLike,
-    metrics: Sequence[str] = ("snr_db", "pesq_wb"),
+    metrics: Sequence[str] | None = None,
 ) -> None:
     """Draw quality over bitrate, ours and Opus, one panel for each metric.
 
@@ -33,9 +33,15 @@ def plot_rate_distortion(
         As `speechbrain_ext.report.results.read_results` returns them.
     path : str or PathLike
         PNG to write.
-    metrics : sequence of str
-        Metrics to show. A panel without any figure says so.
+    metrics : sequence of str or None
+        Metrics to show. A panel without any figure says so. None: SNR and PESQ, and
+        ViSQOL where it was measured.
     """
+    if metrics is None:
+        # Codecs are searched by SNR and PESQ. What none of them was searched by stands
+        # beside them, so that the picture does not flatter.
+        unsearched = any(s["mean"].get("visqol") for s in results["systems"])
+        metrics = ("snr_db", "pesq_wb", *(("visqol",) if unsearched else ()))
     with open_figure(path, 5.2 * len(metrics), 4.2) as figure:
         rates = [system["kbps"] for system in results["systems"]]
         for axes, metric in zip(
@@ -146,7 +152,7 @@ def _at_least(wav: np.ndarray, size: int) -> np.ndarray:
 
 
 def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) -> None:
-    """Draw how the losses fell and the SNR on the valid files rose.
+    """Draw how the losses fell, and what the codec does on the valid files.
 
     Arguments
     ---------
@@ -156,8 +162,8 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
         PNG to write. Epochs that are not finite are gaps, counted in the legend.
     """
     losses = [("train loss", "loss"), ("train recon", "recon"), ("train vq", "vq")]
-    losses.append(("valid loss", "loss, valid files"))  # where checkpoints follow it
     names = {name for row in rows for name in row}
+    valid = [("valid loss", "loss")] if "valid loss" in names else []
     snrs = sorted((n for n in names if n.startswith("valid snr")), key=_rate_of)
     losses = [pair for pair in losses if pair[0] in names]
     snrs = [(name, _snr_label(name)) for name in snrs]
@@ -165,6 +171,9 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) 
         Panel("loss", losses, "upper right", falling=True),
         Panel("SNR on the valid files, dB", snrs, "lower right"),
     ]
+    if valid:
+        # Such a run chooses by it: what mends the sound may cost SNR.
+        panels.insert(1, Panel("loss on the valid files", valid, "upper right", True))
     draw_curves(panels, rows, path)
 
 

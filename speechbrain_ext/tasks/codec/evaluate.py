@@ -37,7 +37,7 @@ from speechbrain_ext.tasks.codec.points import (
     makes_files,
     our_points,
 )
-from speechbrain_ext.tasks.codec.rates import check_rates
+from speechbrain_ext.tasks.codec.rates import check_rates, check_snrs
 from speechbrain_ext.tasks.codec.weights import load_best
 from speechbrain_ext.tasks.conditions import (
     data_conditions,
@@ -68,7 +68,8 @@ def evaluate(
     Arguments
     ---------
     experiment : str or Path
-        Folder that `train` wrote; the checkpoint with the best valid SNR is taken.
+        Folder that `train` wrote; its best checkpoint is taken, by valid SNR or by
+        what ``choose_by`` of the recipe says.
     test_manifest : str or Path
         The files to score; no choice was made by them.
     kbps : Sequence[float] or None
@@ -90,8 +91,8 @@ def evaluate(
     Raises
     ------
     UserError
-        If there is no trained codec, a bitrate is not one of its own, or the device
-        is not there.
+        If there is no trained codec, a bitrate or a ratio is not one of its own, or
+        the device is not there.
     ManifestError
         If the manifest or one of its files is missing or changed.
     QuarantineError
@@ -112,6 +113,7 @@ def evaluate(
     rates = sorted({float(rate) for rate in kbps or hparams["eval_kbps"]})
     check_rates(codec, rates, "kbps")
     snrs = sorted({float(ratio) for ratio in snr or hparams.get("eval_snr") or ()})
+    check_snrs(codec, snrs, "snr")
 
     wavs = {utt_id: read_samples(u) for utt_id, u in utterances.items()}
     with Progress(transient=True) as progress:

@@ -16,7 +16,7 @@ from speechbrain_ext.resume import changes
 from speechbrain_ext.tasks.brain import brain_of
 from speechbrain_ext.tasks.codec.adversarial import AdversarialCodecBrain
 from speechbrain_ext.tasks.codec.brain import CodecBrain
-from speechbrain_ext.tasks.codec.rates import check_rates
+from speechbrain_ext.tasks.codec.rates import check_rates, check_snrs
 from speechbrain_ext.tasks.initialize import load_initial_weights
 from speechbrain_ext.tasks.progress import shown_progress
 from speechbrain_ext.tasks.settings import (
@@ -73,6 +73,7 @@ def make_brain(recipe: Recipe) -> CodecBrain:
         torch.set_num_threads(hparams["num_threads"])
     for name in ("valid_kbps", "eval_kbps"):
         check_rates(hparams["modules"]["codec"], hparams[name], name)
+    check_snrs(hparams["modules"]["codec"], hparams.get("eval_snr") or (), "eval_snr")
     adversarial = "discriminator" in hparams["modules"]
     kind = AdversarialCodecBrain if adversarial else CodecBrain
     return brain_of(kind, recipe, hparams["modules"])

@@ -26,6 +26,7 @@ from speechbrain_ext.scoring.signal import (
     log_spectral_distance_db,
     pesq_wb,
 )
+from speechbrain_ext.tasks.codec.rates import check_rates
 from speechbrain_ext.tasks.codec.weights import load_codec
 from speechbrain_ext.tasks.settings import manifest_at
 
@@ -86,12 +87,14 @@ def tune(
     ------
     UserError
         If an experiment has no wave codec, PESQ is missing, no file is of a length
-        that can be listened to, or ``start`` is no such preset.
+        that can be listened to, a rate is none, or ``start`` is no such preset.
     """
+    if not kbps:
+        raise UserError("tune: --kbps: names no rate")
     folders = [Path(experiment) for experiment in experiments]
     output = Path(output) if output else folders[0] / "tuned.yaml"
     _need_pesq()
-    corpora = [_corpus(folder, num_files, seed) for folder in folders]
+    corpora = [_corpus(folder, num_files, kbps, seed) for folder in folders]
     asked = {
         "experiments": [str(folder) for folder in folders],
         "weights": [digest for _, _, digest in corpora],
@@ -106,6 +109,8 @@ def tune(
         asked["start"] = first.settings.vector().tolist()
     state_file = output.with_suffix(".state.json")
     state = None if restart else _earlier(state_file, asked)
+    if state is not None:  # a preset may be lost, or older than its search
+        _write_preset(output, corpora[0][0].settings, state)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -143,7 +148,7 @@ def _need_pesq() -> None:
         ) from None
 
 
-def _corpus(folder: Path, num_files: int, seed: int):
+def _corpus(folder: Path, num_files: int, kbps: Sequence[float], seed: int):
     """Return the coder of an experiment, some of its train files, and its digest."""
     codec, info = load_codec(folder, stage="tune")
     if not isinstance(codec, WaveCodec):
@@ -151,6 +156,7 @@ def _corpus(folder: Path, num_files: int, seed: int):
             f"tune: {folder} holds a {type(codec).__name__}; what is searched are the "
             "settings of a WaveCodec: train one with --recipe codec/wave"
         )
+    check_rates(codec, kbps, "kbps")
     hparams = info["recipe"].hparams
     utterances = manifest_at(str(hparams["train_manifest"]), codec.sample_rate)
     low, high = _LENGTHS
@@ -166,14 +172,20 @@ def _corpus(folder: Path, num_files: int, seed: int):
 
 
 def _earlier(path: Path, asked: dict) -> SearchState | None:
-    """Return where a search for the same stopped."""
+    """Return where a search for the same stopped; None if there was none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["asked"] == asked:
-            return SearchState(**found["state"])
+        before, state = found["asked"], SearchState(**found["state"])
     except (OSError, ValueError, TypeError, KeyError):
-        pass
-    return None
+        return None
+    other = [name for name in asked | before if before.get(name) != asked.get(name)]
+    if not other:
+        return state
+    raise UserError(
+        f"tune: {path} is of a search with other {', '.join(other)}: "
+        + "; ".join(f"{name} {before.get(name)}" for name in other)
+        + "\n  Next: the same options, --restart to forget it, or another --output"
+    )
 
 
 def _liking(reference: np.ndarray, estimate: np.ndarray, lsd_weight: float) -> float:

@@ -35,7 +35,7 @@ def load_codec(
     Returns
     -------
     torch.nn.Module
-        `TransformCodec` or `SEANetCodec`, in evaluation mode.
+        `TransformCodec`, `SEANetCodec` or `WaveCodec`, in evaluation mode.
     dict
         ``checkpoint`` (path below the experiment), ``sha256`` (of the weights file),
         ``recipe`` (the `Recipe`), ``epoch``, ``valid_snr_db``.

@@ -206,7 +206,8 @@ class WaveCoder(nn.Module):
     def _measure_sizes(self, spectra, levels) -> None:
         """Learn centroids, and how sizes fall with steps."""
         exacts, rows, sizes = [], [], []
-        for x, level in list(zip(spectra, levels, strict=True))[:6]:
+        heard = [p for p in zip(spectra, levels, strict=True) if p[0].any()]
+        for x, level in heard[:6]:
             middle = self._step_of_density(x, level, _DENSITIES[1])
             for probe in _PROBES:
                 step = int(np.clip(middle + probe, 0, bands.NUM_STEPS - 1))

@@ -243,8 +243,9 @@ def _summary(who, done, took, output, model_id, aim, skipped) -> list[str]:
                 > aim["kbps"]]  # fmt: skip
         if wide:
             lines.append(
-                f"  {len(wide):,} took more than {aim['kbps']:g} kbps: headers and "
-                "envelopes take what they must, of short ones and at the lowest rates"
+                f"  {len(wide):,} took more than {aim['kbps']:g} kbps, first "
+                f"{wide[0].name}: headers and envelopes take what they must, of short "
+                "ones and at the lowest rates"
             )
     if clipped := sum(one.clipped for one in done):
         lines.append(

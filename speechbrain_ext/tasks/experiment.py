@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -42,13 +43,20 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute; absent ones are left out."""
+    """Versions of Python and of the packages that compute; absent ones are left out.
+
+    That of libsndfile is there for the Opus encoder inside it.
+    """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    with contextlib.suppress(ImportError, OSError):
+        import soundfile
+
+        found["libsndfile"] = soundfile.__libsndfile_version__
     return found
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import multiprocessing
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -55,7 +57,7 @@ def run_jobs(
 
 
 def _in_processes(task: Task, jobs: Sequence[Job], nj: int) -> Iterator[Done]:
-    context = multiprocessing.get_context("spawn")
+    context, since = multiprocessing.get_context("spawn"), time.time()
     before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(
         nj, mp_context=context, initializer=_start, initargs=(task,)
@@ -73,6 +75,7 @@ def _in_processes(task: Task, jobs: Sequence[Job], nj: int) -> Iterator[Done]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             _stop(set(multiprocessing.active_children()) - before)
+            _clear(jobs, since)
             raise
 
 
@@ -97,6 +100,22 @@ def _stop(processes) -> None:
         process.join(_PATIENCE_SECONDS)
         if process.is_alive():
             process.kill()
+
+
+def _clear(jobs: Sequence[Job], since: float) -> None:
+    """Remove drafts that a process was stopped at before it could remove them.
+
+    It has made the file and not yet entered what removes it: a moment, but on a busy
+    machine it may be put to sleep just there.
+    """
+    for job in jobs:
+        if job.target is None:
+            continue
+        name = f".{glob.escape(job.target.stem)}.????????{job.target.suffix}"
+        for draft in job.target.parent.glob(name):
+            with contextlib.suppress(OSError):
+                if draft.stat().st_mtime >= since - 1:
+                    draft.unlink()
 
 
 # -- in each process -----------------------------------------------------------------

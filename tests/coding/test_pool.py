@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from speechbrain_ext.coding.plan import Job
-from speechbrain_ext.coding.pool import run_jobs
+from speechbrain_ext.coding.pool import _clear, run_jobs
 from speechbrain_ext.errors import WorkError
 from speechbrain_ext.files import atomic_path
 
@@ -65,6 +66,21 @@ def test_an_interrupt_leaves_no_half_file_and_no_process(tmp_path):
     thread.join()
     assert not list(tmp_path.iterdir())
     assert not multiprocessing.active_children()
+
+
+def test_what_a_process_could_not_remove_is_removed_and_nothing_else(tmp_path):
+    todo = jobs(tmp_path, 2)
+    left = tmp_path / ".1.abcd_123.sbx"
+    others = [tmp_path / name for name in (".1.abc.sbx", ".7.abcd_123.sbx", "1.sbx")]
+    for path in (left, *others):
+        path.write_text("half")
+    _clear(todo, time.time())
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    old = tmp_path / ".0.abcd_123.sbx"
+    old.write_text("of another run")
+    os.utime(old, (0, 0))
+    _clear(todo, time.time())
+    assert old.exists()
 
 
 def test_a_process_that_dies_is_told(tmp_path):

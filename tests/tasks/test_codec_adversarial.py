@@ -50,6 +50,14 @@ class Stumbling(torch.optim.Adam):
             raise RuntimeError("out of memory")
 
 
+@pytest.fixture(autouse=True)
+def steady():
+    """No test inherits a step that fails from the one before."""
+    Stumbling.fails = False
+    yield
+    Stumbling.fails = False
+
+
 class Faulty(AdversarialCodecBrain):
     """Spoils what the first utterance's id says."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 from speechbrain_ext.coding.plan import Job
@@ -73,7 +75,6 @@ def _in_processes(task: Task, jobs: Sequence[Job], nj: int) -> Iterator[Done]:
                 "files are whole\n  Next: the same with --skip_existing --nj 1"
             ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             _stop(set(multiprocessing.active_children()) - before)
             _clear(jobs, since)
             raise
@@ -93,13 +94,21 @@ def _deaf_children() -> Iterator[None]:
 
 
 def _stop(processes) -> None:
-    """Let processes remove what they were writing, and end."""
+    """Let processes remove what they were writing, and end.
+
+    Their sentinels are watched, they are not joined: the pool's own thread does that,
+    and of two that wait for one process the later takes it for alive.
+    """
     for process in processes:
         process.terminate()
-    for process in processes:
-        process.join(_PATIENCE_SECONDS)
-        if process.is_alive():
-            process.kill()
+    alive, until = {p.sentinel: p for p in processes}, time.time() + _PATIENCE_SECONDS
+    while alive and (ended := wait(alive, max(0.0, until - time.time()))):
+        for sentinel in ended:
+            del alive[sentinel]
+    for process in alive.values():
+        process.kill()
+    for sentinel in alive:
+        wait([sentinel])
 
 
 def _clear(jobs: Sequence[Job], since: float) -> None:
@@ -120,12 +129,14 @@ def _clear(jobs: Sequence[Job], since: float) -> None:
 
 # -- in each process -----------------------------------------------------------------
 
-_state: dict = {"work": None, "stops": False}
+_state: dict = {"work": None, "busy": False}
 
 
 def _start(task: Task) -> None:
     def stop(number, frame):
-        _state["stops"] = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pool may tell it twice
+        if not _state["busy"]:
+            os._exit(1)
         raise SystemExit(1)  # unwinds through what removes a draft
 
     signal.signal(signal.SIGTERM, stop)
@@ -135,6 +146,10 @@ def _start(task: Task) -> None:
 
 
 def _work_on(job: Job) -> Done:
-    if _state["stops"]:
-        raise SystemExit(1)
-    return _state["work"](job)
+    _state["busy"] = True
+    try:
+        return _state["work"](job)
+    except SystemExit:  # a pool would take it for a result, and go on
+        os._exit(1)
+    finally:
+        _state["busy"] = False

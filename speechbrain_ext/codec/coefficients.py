@@ -29,12 +29,7 @@ from speechbrain_ext.codec.symbols import (
     code_symbol,
     escape_bits,
 )
-from speechbrain_ext.codec.unary_net import (
-    activate,
-    add_product,
-    logit_index,
-    second_layer,
-)
+from speechbrain_ext.codec.unary_net import keep_non_zero, logit_index, run_hidden
 
 #: Neighbours below in the frame, beside in the last one, beside in the one before.
 BELOW, BESIDE, BEFORE = 12, 6, 2
@@ -112,32 +107,30 @@ def all_features(
 
 
 @njit(cache=True)
-def _first_layer(net, k, logs, steps, levels, sums):
-    """Hidden units of coefficient k from its neighbours; ``logs`` has three rows."""
-    sums[:] = net.bias[k]
-    at = PAD + k
+def _note_features(k, logs, steps, levels, scratch):
+    """Note what lies around coefficient k; ``logs`` has three rows."""
+    at, row, count = PAD + k, 0, 0
     for n in range(BELOW):
-        value = logs[0, at - 1 - n]
-        if value != 0.0:
-            add_product(sums, value, net.first[n])
+        count = keep_non_zero(scratch, count, row + n, logs[0, at - 1 - n])
+    row += BELOW
     for n in range(2 * BESIDE + 1):
-        value = logs[1, at + n - BESIDE]
-        if value != 0.0:
-            add_product(sums, value, net.first[BELOW + n])
+        count = keep_non_zero(scratch, count, row + n, logs[1, at + n - BESIDE])
+    row += 2 * BESIDE + 1
     for n in range(2 * BEFORE + 1):
-        value = logs[2, at + n - BEFORE]
-        if value != 0.0:
-            add_product(sums, value, net.first[BELOW + 2 * BESIDE + 1 + n])
+        count = keep_non_zero(scratch, count, row + n, logs[2, at + n - BEFORE])
+    row += 2 * BEFORE + 1
     if len(levels):
         low, high = max(k - ASIDE, 0), min(k + ASIDE, len(steps) - 1)
-        add_product(sums, promise(levels[1, k], steps[k]), net.first[NEIGHBOURS])
-        found = promise(levels[1, low], steps[low])
-        add_product(sums, found, net.first[NEIGHBOURS + 1])
-        found = promise(levels[1, high], steps[high])
-        add_product(sums, found, net.first[NEIGHBOURS + 2])
-        add_product(sums, promise(levels[0, k], steps[k]), net.first[NEIGHBOURS + 3])
-        add_product(sums, promise(levels[2, k], steps[k]), net.first[NEIGHBOURS + 4])
-    activate(sums)
+        for value in (
+            promise(levels[1, k], steps[k]),
+            promise(levels[1, low], steps[low]),
+            promise(levels[1, high], steps[high]),
+            promise(levels[0, k], steps[k]),
+            promise(levels[2, k], steps[k]),
+        ):
+            count = keep_non_zero(scratch, count, row, value)
+            row += 1
+    return count
 
 
 @njit(cache=True)
@@ -166,7 +159,9 @@ def _choose(net, hidden, x, price):
 
 
 @njit(cache=True)
-def code_frame(mode, coder, buffer, net, row, logs, steps, levels, exact, price, room):
+def code_frame(
+    mode, coder, buffer, net, row, logs, steps, levels, exact, price, scratch
+):
     """Code a frame's coefficients, low frequencies first.
 
     Arguments
@@ -186,8 +181,7 @@ def code_frame(mode, coder, buffer, net, row, logs, steps, levels, exact, price,
         Coefficients in steps, [bins], to choose the integers from; [0]: as given.
     price : float
         Squared steps that a bit may save; see `_choose`.
-    room : np.ndarray
-        For the hidden units, [2, hidden].
+    scratch : Scratch
 
     Returns
     -------
@@ -200,16 +194,15 @@ def code_frame(mode, coder, buffer, net, row, logs, steps, levels, exact, price,
         if len(levels) and levels[1, k] - steps[k] < SILENT_PROMISE:
             row[k] = 0
             continue
-        _first_layer(net, k, logs, steps, levels, room[0])
-        second_layer(net, room[0], room[1])
+        run_hidden(net, k, scratch, _note_features(k, logs, steps, levels, scratch))
         if len(exact):
-            magnitude = _choose(net, room[1], abs(exact[k]), price)
+            magnitude = _choose(net, scratch.second, abs(exact[k]), price)
             row[k] = magnitude if exact[k] >= 0 else -magnitude
         wanted = abs(row[k]) if mode != DECODE else 0
         symbol = 0
         while symbol < SYMBOLS and wanted >= LOWEST[symbol + 1]:
             symbol += 1
-        symbol, spent = code_symbol(mode, coder, buffer, net, room[1], symbol)
+        symbol, spent = code_symbol(mode, coder, buffer, net, scratch.second, symbol)
         bits += spent
         found = LOWEST[symbol]
         if symbol == SYMBOLS:

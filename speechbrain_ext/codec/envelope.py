@@ -19,7 +19,7 @@ from speechbrain_ext.codec.symbols import (
     code_symbol,
     escape_bits,
 )
-from speechbrain_ext.codec.unary_net import activate, add_product, second_layer
+from speechbrain_ext.codec.unary_net import keep_non_zero, run_hidden
 
 #: Bands on each side in the last frame, in the one before; bands below in this one.
 BESIDE, BEFORE, BELOW = 3, 1, 3
@@ -105,7 +105,7 @@ def all_features(envelope):
 
 
 @njit(cache=True)
-def code_envelope_frame(mode, coder, buffer, net, envelope, t, room):
+def code_envelope_frame(mode, coder, buffer, net, envelope, t, scratch):
     """Code a frame of the envelope, low bands first.
 
     Arguments
@@ -116,8 +116,7 @@ def code_envelope_frame(mode, coder, buffer, net, envelope, t, room):
     envelope : np.ndarray
         int64, [frames, bands]; row t is filled when decoding.
     t : int
-    room : np.ndarray
-        For the hidden units, [2, hidden].
+    scratch : Scratch
 
     Returns
     -------
@@ -130,15 +129,13 @@ def code_envelope_frame(mode, coder, buffer, net, envelope, t, room):
     bits = 0.0
     for band in range(envelope.shape[1]):
         band_features(last, before, now, band, features)
-        room[0] = net.bias[band]
+        count = 0
         for index in range(FEATURES):
-            if features[index] != 0.0:
-                add_product(room[0], features[index] * ONE, net.first[index])
-        activate(room[0])
-        second_layer(net, room[0], room[1])
+            count = keep_non_zero(scratch, count, index, features[index] * ONE)
+        run_hidden(net, band, scratch, count)
         here = int(last[band + _PAD])
         wanted = fold(envelope[t, band] - here) if mode != DECODE else 0
-        symbol, spent = code_symbol(mode, coder, buffer, net, room[1], wanted)
+        symbol, spent = code_symbol(mode, coder, buffer, net, scratch.second, wanted)
         if symbol == SYMBOLS:
             extra = code_escape(mode, coder, buffer, wanted - SYMBOLS)
             if extra < 0:

@@ -79,3 +79,64 @@ def find_crossing(
             guess, stride = high - stride, 2 * stride
         guess = min(max(guess, low + 1), high - 1)
     return high
+
+
+def find_costly_crossing(
+    function: Callable[[int], float],
+    target: float,
+    rough: Callable[[int], float],
+    *,
+    near: float = 0.0,
+    least: int = 0,
+) -> int:
+    """Return `find_crossing` of a function that is like another that costs nothing.
+
+    Steps are those where the other, moved to go through what was found last and tilted
+    to go through what was found before that, crosses the target. One will also do if
+    the step before it would not, by the same guess.
+
+    Arguments
+    ---------
+    function, target, near, least
+        As there.
+    rough : Callable[[int], float]
+        Falls about as ``function`` does.
+
+    Returns
+    -------
+    int
+        In [``least``, `NUM_STEPS`]; it was asked for, if it is below.
+
+    Example
+    -------
+    >>> calls = []
+    >>> find_costly_crossing(
+    ...     lambda step: calls.append(step) or 900 - step, 123.5, lambda s: 950 - s
+    ... )
+    777
+    >>> len(calls)
+    2
+    """
+    low, high = least - 1, NUM_STEPS
+    at, moved, tilt, first = NUM_STEPS // 2, 0.0, 0.0, True
+
+    def expected(step: int) -> float:
+        return rough(step) + moved + tilt * (step - at)
+
+    while high - low > 1:
+        guess = find_crossing(expected, target, at, least=least)
+        guess = min(max(guess, low + 1), high - 1)
+        value = function(guess)
+        found = value - rough(guess)
+        if not first:
+            tilt = (found - moved) / (guess - at)
+        at, moved, first = guess, found, False
+        if value > target:
+            low = guess
+            continue
+        high = guess
+        if value >= target - near:
+            break
+        if guess - 1 > low and expected(guess - 1) > target:
+            break
+    return high

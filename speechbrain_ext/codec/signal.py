@@ -16,7 +16,7 @@ from speechbrain_ext.codec.bands import Shape, flat_steps, shape_frame
 from speechbrain_ext.codec.coefficients import PAD, code_frame, shift
 from speechbrain_ext.codec.envelope import code_envelope_frame
 from speechbrain_ext.codec.symbols import COUNT, DECODE, ENCODE, most_symbols
-from speechbrain_ext.codec.unary_net import IntegerNet
+from speechbrain_ext.codec.unary_net import IntegerNet, new_scratch
 
 #: A fixed-point logarithm of a step -> the step.
 _OCTAVE = 2.0 ** (np.arange(256) / 256)
@@ -56,8 +56,7 @@ def _code(
     coefficient_net, envelope_net = nets
     frames, bins = rows.shape
     sends = envelope.shape[1] > 0
-    room = np.zeros((2, coefficient_net.first.shape[1]))
-    envelope_room = np.zeros((2, envelope_net.first.shape[1]))
+    scratch, other_scratch = new_scratch(coefficient_net), new_scratch(envelope_net)
     steps = np.zeros(bins, np.int64)
     levels = np.zeros((3 if sends else 0, bins), np.int64)
     exact = np.zeros(bins if len(spectrum) else 0)
@@ -68,7 +67,7 @@ def _code(
         if sends:
             for ahead in range(t if t == 0 else t + 1, min(t + 2, frames)):
                 bits = code_envelope_frame(
-                    mode, coder, buffer, envelope_net, envelope, ahead, envelope_room
+                    mode, coder, buffer, envelope_net, envelope, ahead, other_scratch
                 )
                 if bits < 0:
                     return -1.0
@@ -78,7 +77,7 @@ def _code(
             exact[k] = spectrum[t, k] / amplitude(steps[k])
         bits = code_frame(
             *(mode, coder, buffer, coefficient_net, rows[t], logs, steps, levels),
-            *(exact, price, room),
+            *(exact, price, scratch),
         )
         if bits < 0:
             return -1.0

@@ -167,7 +167,7 @@ class _Heard:
         coder = self.coder
         coder.settings = settings
         octave = bands.STEPS_PER_OCTAVE
-        step = coder.guess(self.spectrum, self.bits)
+        step = coder.guess(self.spectrum, self.level, self.bits)
         for _ in range(2):
             step = int(np.clip(step, 0, bands.NUM_STEPS - 1))
             symbols, bits = coder.coder().quantise(

@@ -33,8 +33,10 @@ class IntegerNet(NamedTuple):
     ----------
     bias : np.ndarray
         What the first layer adds at each place, [places, hidden].
-    first, second, last : np.ndarray
-        Weights, [features, hidden], [hidden, hidden], [hidden, symbols].
+    first, second : np.ndarray
+        Weights, [features, hidden], [hidden, hidden].
+    last : np.ndarray
+        Weights, [hidden, symbols]; a symbol's lie together in memory.
     second_bias, last_bias : np.ndarray
         [hidden], [symbols].
     """
@@ -122,7 +124,11 @@ def integer_net(tensors: Mapping[str, torch.Tensor]) -> IntegerNet:
     """Take the weights of `UnaryNet.tensors` into the form that compiled code takes."""
     return IntegerNet(
         *(
-            np.ascontiguousarray(tensors[name].cpu().numpy().astype(np.float64))
+            np.asarray(
+                tensors[name].cpu().numpy(),
+                np.float64,
+                order="F" if name == "last" else "C",
+            )
             for name in IntegerNet._fields
         )
     )
@@ -153,6 +159,33 @@ def survival_loss(logits: torch.Tensor, symbols: torch.Tensor) -> torch.Tensor:
     return cost.sum(1).mean() / np.log(2)
 
 
+class Scratch(NamedTuple):
+    """Memory for one symbol.
+
+    Attributes
+    ----------
+    first, second : np.ndarray
+        Hidden units, [hidden].
+    values, rows : np.ndarray
+        What is not zero of a layer's input, and its index, [most inputs].
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    values: np.ndarray
+    rows: np.ndarray
+
+
+@njit(cache=True)
+def new_scratch(net):
+    """Return memory for an `IntegerNet`."""
+    features, hidden = net.first.shape
+    most = max(features, hidden)
+    return Scratch(
+        np.zeros(hidden), np.zeros(hidden), np.zeros(most), np.zeros(most, np.int64)
+    )
+
+
 @njit(cache=True)
 def activate(sums):
     """Bring sums to activations, in place."""
@@ -162,27 +195,53 @@ def activate(sums):
 
 
 @njit(cache=True)
-def add_product(sums, value, weights):
-    """Add ``value * weights`` to ``sums``, both [hidden]."""
-    for index in range(len(sums)):
-        sums[index] += value * weights[index]
+def keep_non_zero(scratch, count, row, value):
+    """Note an input unless it is 0; returns how many there are."""
+    scratch.values[count] = value
+    scratch.rows[count] = row
+    return count + (1 if value != 0.0 else 0)
+
+
+# All sums are of integers, and exact: they may be taken in any order.
+@njit(cache=True, fastmath={"reassoc", "contract"})
+def add_noted(sums, scratch, count, weights):
+    """Add ``values[i] * weights[rows[i]]`` of what is noted to ``sums``, [hidden]."""
+    values, rows = scratch.values, scratch.rows
+    whole = count - count % 4
+    for index in range(0, whole, 4):
+        a, b = values[index], values[index + 1]
+        c, d = values[index + 2], values[index + 3]
+        to_a, to_b = weights[rows[index]], weights[rows[index + 1]]
+        to_c, to_d = weights[rows[index + 2]], weights[rows[index + 3]]
+        for unit in range(len(sums)):
+            found = a * to_a[unit] + b * to_b[unit] + c * to_c[unit] + d * to_d[unit]
+            sums[unit] += found
+    for index in range(whole, count):
+        value, to = values[index], weights[rows[index]]
+        for unit in range(len(sums)):
+            sums[unit] += value * to[unit]
 
 
 @njit(cache=True)
-def second_layer(net, first, second):
-    """From activations of the first layer to those of the second."""
-    second[:] = net.second_bias
+def run_hidden(net, place, scratch, count):
+    """Fill in the hidden units, from what is noted of the features at a place."""
+    first, second = scratch.first, scratch.second
+    first[:] = net.bias[place]
+    add_noted(first, scratch, count, net.first)
+    activate(first)
+    count = 0
     for index in range(len(first)):
-        if first[index] != 0.0:
-            add_product(second, first[index], net.second[index])
+        count = keep_non_zero(scratch, count, index, first[index])
+    second[:] = net.second_bias
+    add_noted(second, scratch, count, net.second)
     activate(second)
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath={"reassoc", "contract"})
 def logit_index(net, second, symbol):
     """Logit of "more than ``symbol``", as an index of `squash_table`."""
-    total = net.last_bias[symbol]
+    weights, total = net.last[:, symbol], net.last_bias[symbol]
     for index in range(len(second)):
-        total += second[index] * net.last[index, symbol]
+        total += second[index] * weights[index]
     value = np.floor(total / WEIGHT_ONE + 0.5)
     return int(min(max(value, float(-MOST_LOGIT)), float(MOST_LOGIT))) + MOST_LOGIT

@@ -9,9 +9,16 @@ import torch
 from torch import nn
 
 from speechbrain_ext.codec import bands, coefficients, envelope
+from speechbrain_ext.codec.guesses import (
+    CURVE_SIZE,
+    RoundedRatio,
+    SizeCurve,
+    fit_curve,
+    some_frames,
+)
 from speechbrain_ext.codec.learn import fit_unary_net
 from speechbrain_ext.codec.post_filter import REACH, Decoded, decoded_of
-from speechbrain_ext.codec.rate_control import find_crossing
+from speechbrain_ext.codec.rate_control import find_costly_crossing, find_crossing
 from speechbrain_ext.codec.settings import WaveSettings
 from speechbrain_ext.codec.signal import SignalCoder, Symbols
 from speechbrain_ext.codec.synthesis import (
@@ -39,8 +46,8 @@ _MOST_KEPT = 10 * _BLOCK
 _NEAR_BITS = 0.01
 #: A ratio is met if no more than this is too much, dB: a little over a step.
 _NEAR_DB = 0.12
-#: Steps at which sizes are measured, to guess from.
-_PROBES = (-96, 0, 96)
+#: Steps at which sizes are measured, to guess from; a line for those of usual rates.
+_PROBES, _USUAL_PROBES = (-192, -96, 0, 96), 3
 #: Integers may be this large, log2: an escape tells of no more.
 _MOST_OCTAVES = 20
 
@@ -112,8 +119,10 @@ class WaveCoder(nn.Module):
                     f"{part}_{name}", torch.zeros(shape, dtype=torch.int32)
                 )
         self.register_buffer("centroids", torch.zeros(NUM_CENTROIDS).double())
-        # log2 of bits per sample at a level of 1, and its slope: only to guess from.
+        # Only to guess from: log2 of bits per sample at a level of 1 and its slope for
+        # usual speech, and what a spectrum tells of its own.
         self.register_buffer("size_line", torch.zeros(2).double())
+        self.register_buffer("size_curve", torch.zeros(CURVE_SIZE).double())
 
     # -- learning ----------------------------------------------------------------
 
@@ -205,23 +214,28 @@ class WaveCoder(nn.Module):
 
     def _measure_sizes(self, spectra, levels) -> None:
         """Learn centroids, and how sizes fall with steps."""
-        exacts, rows, sizes = [], [], []
+        exacts, rows, sizes, measured = [], [], [], []
         heard = [p for p in zip(spectra, levels, strict=True) if p[0].any()]
         for x, level in heard[:6]:
             middle = self._step_of_density(x, level, _DENSITIES[1])
+            curve = self._sizes(x, level)
             for probe in _PROBES:
                 step = int(np.clip(middle + probe, 0, bands.NUM_STEPS - 1))
                 symbols, bits = self.coder().quantise(
                     x, level, step, self.settings.price
                 )
                 sizes.append((step - _loudness(x), np.log2(max(bits, 1) / x.size)))
+                measured.append(curve.measure(step))
                 if probe == 0:
                     steps, _ = self._steps(level, step, len(x))
                     exacts.append((x / 2.0 ** (steps / 256)).ravel())
                     rows.append(symbols.rows.ravel())
         found = find_centroids(np.concatenate(exacts), np.concatenate(rows))
         self.centroids.copy_(torch.from_numpy(found))
-        slope, start = np.polyfit(*np.array(sizes).T, 1)
+        where, taken = np.array(sizes).T
+        usual = np.arange(len(taken)) % len(_PROBES) >= len(_PROBES) - _USUAL_PROBES
+        slope, start = np.polyfit(where[usual], taken[usual], 1)
+        self.size_curve.copy_(torch.from_numpy(fit_curve(np.array(measured), taken)))
         self.size_line.copy_(torch.tensor([start, min(slope, -1e-3)]))
 
     # -- coding ------------------------------------------------------------------
@@ -276,11 +290,10 @@ class WaveCoder(nn.Module):
         if not x.any() and step is None:
             step = bands.NUM_STEPS - 1  # finer ones cost bits, and make nothing better
         elif bits is not None:
-            step = find_crossing(
+            step = find_costly_crossing(
                 lambda at: np.log2(8 * len(coded(at)[1]) + 1),
                 np.log2(bits + 1),
-                self.guess(x, bits),
-                slope=self.size_line[1].item(),
+                self._sizes(x, level),
                 near=_NEAR_BITS,
             )
         elif snr is not None:
@@ -293,18 +306,12 @@ class WaveCoder(nn.Module):
                 ]
                 return _snr(x, np.concatenate(made))
 
-            def rough(at: int) -> float:
-                """Of plain rounding, which is found in no time."""
-                sizes = 2.0 ** (self._steps(level, at, len(x))[0] / 256)
-                made = np.floor(np.abs(x) / sizes + _THRESHOLD) * np.sign(x)
-                return _snr(x, made * sizes)
-
-            slope = -6.02 / bands.STEPS_PER_OCTAVE
-            first = _loudness(x) + round(snr / slope)
             least = _finest_step(x)
-            found = {"target": snr + _NEAR_DB, "slope": slope, "least": least}
-            first = find_crossing(rough, first=first, **found)
-            step = find_crossing(ratio, first=first, near=_NEAR_DB, **found)
+            found = {"near": _NEAR_DB, "least": least}
+            some = some_frames(len(x))
+            steps, _ = self._steps(level[some], bands.STEP_ZERO, len(x[some]))
+            rough = RoundedRatio(x[some], steps, _THRESHOLD)
+            step = find_costly_crossing(ratio, snr + _NEAR_DB, rough, **found)
             step = min(step, bands.NUM_STEPS - 1)
             if ratio(step) < snr:
                 step -= 1  # a step may change more than is near
@@ -412,10 +419,8 @@ class WaveCoder(nn.Module):
         from, at a fraction of what `compress` takes.
         """
         seconds = len(x) * self.mdct.hop_samples / self.sample_rate
-        step = int(
-            np.clip(self.guess(x, 1000 * kbps * seconds), 0, bands.NUM_STEPS - 1)
-        )
         level = bands.measure_envelope(x, self.edges)
+        step = self.guess(x, level, 1000 * kbps * seconds)
         return self.coder().quantise(x, level, step, self.settings.price)[0], step
 
     def decoded(self, symbols: Symbols, step: int, first: int = 0) -> Decoded:
@@ -441,11 +446,17 @@ class WaveCoder(nn.Module):
         levels = np.zeros_like(steps) if levels is None else levels[:, 1]
         return decoded_of(symbols.rows, values, noise, steps, levels)
 
-    def guess(self, x: np.ndarray, bits: float) -> int:
+    def guess(self, x: np.ndarray, level: np.ndarray, bits: float) -> int:
         """Return a step that may take about so many bits for a spectrum."""
-        start, slope = self.size_line.tolist()
-        wanted = np.log2(max(bits, 1) / x.size)
-        return _loudness(x) + round((wanted - start) / slope if slope else 0)
+        step = find_crossing(self._sizes(x, level), np.log2(max(bits, 1)))
+        return min(step, bands.NUM_STEPS - 1)
+
+    def _sizes(self, x: np.ndarray, level: np.ndarray) -> SizeCurve:
+        some, total = some_frames(len(x)), len(x)
+        x = x[some]
+        steps, promised = self._steps(level[some], bands.STEP_ZERO, len(x))
+        promised = None if promised is None else promised[:, 1]
+        return SizeCurve(x, steps, promised, self.size_curve.cpu().numpy(), total)
 
     def _net(self, part: str) -> IntegerNet:
         return integer_net(

@@ -1,11 +1,11 @@
 """How large and how good a signal gets with a step, told without coding it.
 
 Coding is what takes time, and to keep a rate it has to be done again with every step
-that is tried. Of the size, ``mean(log2(1 + (1.5 x / step)^2)) / 2``, what a coefficient would take
-from a coder that knew its level, follows what a real one takes on a curve that is much
-the same for all speech: a guess from it lies within 2 or 3 % of the bits, and once a
-signal was coded with one step, within a part of a percent for the steps around. Of
-the signal-to-noise ratio, plain rounding tells.
+that is tried. Of the size, ``mean(log2(1 + (1.5 x / step)^2)) / 2``, what a coefficient
+would take from a coder that knew its level, follows what a real one takes on a curve
+that is much the same for all speech: a guess from it lies within 2 or 3 % of the bits,
+and once a signal was coded with one step, within a part of a percent for the steps
+around. Of the signal-to-noise ratio, plain rounding tells.
 """
 
 from __future__ import annotations

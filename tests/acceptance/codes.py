@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 
 import numpy as np
@@ -14,7 +13,7 @@ from speechbrain_ext.models.code_files import learn_codes
 from speechbrain_ext.tasks.codec.weights import load_codec
 from speechbrain_ext.tasks.settings import manifest_at
 from tests.acceptance.runs import TELUGU, Claim, run_recipe
-from tests.acceptance.wave import HUMAN_SPLIT, spoken_prompts
+from tests.acceptance.wave import human_options
 
 #: Codebooks whose files are compared with their nominal rate.
 CODEBOOKS = (10, 20, 30, 40)
@@ -30,10 +29,7 @@ def festival() -> dict:
 
 def human() -> dict:
     """33 spoken prompts of a Debian package."""
-    folder = os.path.relpath(spoken_prompts(), TELUGU)
-    split = ["--num_train=33", "--num_valid=3", "--num_test=12"]
-    options = [f"--data_folder={folder}", *split, f"--split_seed={HUMAN_SPLIT}"]
-    return _run(options, "codes_human")
+    return _run(human_options(), "codes_human")
 
 
 def _run(options: list[str], tag: str) -> dict:

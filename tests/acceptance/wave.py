@@ -35,15 +35,17 @@ def festival() -> dict:
 def human() -> dict:
     """33 spoken prompts of a Debian package."""
     return _run(
-        [
-            f"--data_folder={os.path.relpath(spoken_prompts(), TELUGU)}",
-            *("--num_train=33", "--num_valid=3", "--num_test=12"),
-            f"--split_seed={HUMAN_SPLIT}",
-        ],
-        "wave_human",
-        pesq={8.0: 3.5, 13.0: 3.9},
-        fidelity={30.0: 16.1},
+        human_options(), "wave_human", pesq={8.0: 3.5, 13.0: 3.9}, fidelity={30.0: 16.1}
     )
+
+
+def human_options() -> list[str]:
+    """What run.sh takes for spoken prompts."""
+    return [
+        f"--data_folder={os.path.relpath(spoken_prompts(), TELUGU)}",
+        *("--num_train=33", "--num_valid=3", "--num_test=12"),
+        f"--split_seed={HUMAN_SPLIT}",
+    ]
 
 
 def spoken_prompts() -> Path:

@@ -49,7 +49,8 @@ def test_what_the_envelope_says_is_silent_takes_nothing():
 def test_silence_has_a_size_and_falls_with_no_step():
     x = np.zeros((10, 16))
     curve = SizeCurve(x, flat(x), None, LINE, 10)
-    assert np.isfinite(curve(0)) and curve(0) == curve(bands.NUM_STEPS - 1)
+    assert np.isfinite(curve(0))
+    assert curve(0) == curve(bands.NUM_STEPS - 1)
 
 
 def test_beyond_what_was_measured_the_curve_is_straight():
@@ -62,7 +63,8 @@ def test_beyond_what_was_measured_the_curve_is_straight():
     measured = np.array([curve.measure(int(step)) for step in steps])
     above = measured > -1.0
     slopes = np.diff(found[above]) / np.diff(measured[above])
-    assert above.sum() > 5 and slopes == pytest.approx(1.0, abs=1e-6)
+    assert above.sum() > 5
+    assert slopes == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("degree", [1, 2])
@@ -105,7 +107,7 @@ def test_long_signals_are_told_from_blocks():
     assert some_frames(100) == slice(None)
     some = some_frames(100_000)
     assert len(some) == len(set(some)) <= 8192
-    assert some[0] == 0 and some[-1] == 99_999
+    assert (some[0], some[-1]) == (0, 99_999)
 
 
 @pytest.mark.parametrize("moved", [-3.0, 0.0, 5.0])

@@ -99,6 +99,7 @@ def main(argv: list[str]) -> int:
         }
         done = measured() | {name: entry}  # another part may have ended meanwhile
         write_json(OUTPUT, dict(sorted(done.items())))
+        codes.write_page(done)
         for claim in entry["claims"]:
             print(f"{name}: {claim['claim']}: {claim['value']} {claim['holds']}")
     broken = [n for n in done if not all(c["holds"] for c in done[n]["claims"])]

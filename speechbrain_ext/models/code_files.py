@@ -11,14 +11,7 @@ import numpy as np
 import torch
 
 from speechbrain_ext.data.audio import resample
-from speechbrain_ext.models.recordings import (
-    checked_channels,
-    fit_length,
-    one_thread,
-    overhead_bytes,
-    read_own,
-    resampled_length,
-)
+from speechbrain_ext.models.recordings import Aim, RecordingFiles, one_thread
 from speechbrain_ext.quantization import AdaptiveResidualVectorQuantizer
 
 if TYPE_CHECKING:  # its compiler takes half a second to import
@@ -47,7 +40,7 @@ _SHARED: weakref.WeakKeyDictionary[torch.nn.Module, _Shared] = (
 )
 
 
-class CodeFiles:
+class CodeFiles(RecordingFiles):
     """Recordings to files and back, by the codes of a codec.
 
     A mix-in for codecs with ``encode``, ``decode``, ``analyze``, ``num_frames``,
@@ -58,119 +51,13 @@ class CodeFiles:
     it has. The constructor registers ``code_model`` as None.
     """
 
+    _KINDS = (CODES,)
+
     def digest(self) -> bytes:
         """SHA-256 of all that encoder and decoder must share."""
         return self._shared().digest
 
-    def compress(
-        self,
-        wave: np.ndarray,
-        sample_rate: int,
-        *,
-        kbps: float | None = None,
-        snr: float | None = None,
-        codebooks: int | None = None,
-    ) -> bytes:
-        """Code a recording.
-
-        Arguments
-        ---------
-        wave : np.ndarray
-            [time] or [channels, time], finite, in [-1, 1]; channels are coded one by
-            one.
-        sample_rate : int
-            In Hz.
-        kbps : float or None
-            Most kilobits per second and channel, header and checksum included: as many
-            codebooks as fit, but at least one.
-        snr : float or None
-            Of other codecs; refused here.
-        codebooks : int or None
-            Number of codebooks, i.e. codes per frame.
-
-        Returns
-        -------
-        bytes
-            A whole file; see `speechbrain_ext.codec.container`.
-
-        Raises
-        ------
-        ValueError
-            If not exactly one of ``kbps`` and ``codebooks`` is given and in its range,
-            or there is nothing to code.
-        """
-        from speechbrain_ext.codec.container import (
-            MODEL_BYTES,
-            Coded,
-            check_limits,
-            write_coded,
-        )
-
-        rows = self._wanted_rows(kbps, snr, codebooks)
-        channels = checked_channels(wave, type(self).__name__)
-        check_limits(sample_rate, channels.shape[1], len(channels))
-        most = None
-        if kbps is not None:
-            spent = overhead_bytes(channels.shape, sample_rate) / len(channels)
-            most = int(125 * kbps * channels.shape[1] / sample_rate - spent)
-        digest, coder = self._shared()[1:]
-        numbers, payloads = [], []
-        with one_thread(), torch.inference_mode():
-            for channel in channels:
-                ours = resample(channel, sample_rate, self.sample_rate)
-                payload, number = self._coded(coder, ours, rows, most)
-                numbers.append(number)
-                payloads.append(payload)
-        return write_coded(
-            Coded(
-                *(digest[:MODEL_BYTES], CODES, sample_rate, channels.shape[1]),
-                *(tuple(numbers), tuple(payloads)),
-            )
-        )
-
-    def decompress(self, data: bytes, name: str = "input") -> tuple[np.ndarray, int]:
-        """Undo `compress`.
-
-        Arguments
-        ---------
-        data : bytes
-            A whole file.
-        name : str
-            For messages.
-
-        Returns
-        -------
-        (np.ndarray, int)
-            float32 [channels, time], as many samples as went in, and their rate in Hz.
-
-        Raises
-        ------
-        BitstreamError
-            If the file is damaged, or was coded by another model.
-        """
-        from speechbrain_ext.codec.container import BitstreamError
-
-        digest, coder = self._shared()[1:]
-        coded = read_own(data, name, digest)
-        if coded.kind != CODES:
-            raise BitstreamError(f"{name}: is damaged: no codes, but kind {coded.kind}")
-        size = resampled_length(coded.num_samples, coded.sample_rate, self.sample_rate)
-        channels = []
-        with one_thread(), torch.inference_mode():
-            for payload, rows in zip(coded.payloads, coded.steps, strict=True):
-                codes = None
-                if 1 <= rows <= self.quantizer.num_quantizers and size:
-                    codes = coder.decode(payload, rows, self.num_frames(size))
-                if codes is None:
-                    raise BitstreamError(f"{name}: is damaged: its bits make no sense")
-                given = torch.from_numpy(codes)[None].to(self._device())
-                ours = self.decode(given, length=size)[0].float().cpu().numpy()
-                found = resample(ours, self.sample_rate, coded.sample_rate)
-                channels.append(fit_length(found, coded.num_samples))
-        return np.stack(channels).astype(np.float32), coded.sample_rate
-
-    def _wanted_rows(self, kbps, snr, codebooks) -> int:
-        """Check what is asked for; rows at most."""
+    def _aim(self, kbps, snr, codebooks) -> Aim:
         who, most = type(self).__name__, self.quantizer.num_quantizers
         if snr is not None:
             raise ValueError(
@@ -187,17 +74,28 @@ class CodeFiles:
             raise ValueError(
                 f"{who}: codebooks must be between 1 and {most}, got {codebooks}"
             )
-        return most if codebooks is None else int(codebooks)
+        return Aim(CODES, rows=most if codebooks is None else int(codebooks))
 
-    def _coded(self, coder, wave, rows, most) -> tuple[bytes, int]:
-        """Payload of one channel at the codec's rate, and its rows."""
+    def _encode_channel(self, wave, aim) -> tuple[bytes, int]:
+        coder = self._shared().coder
+        most = None if aim.bits is None else int(aim.bits / 8)
         signal = torch.from_numpy(np.asarray(wave, np.float32))[None]
         signal = signal.to(self._device())
         if isinstance(self.quantizer, AdaptiveResidualVectorQuantizer):
             latents = self.analyze(signal)[0].float().cpu().numpy()
-            return coder.choose(latents, rows, most=most)
-        codes = self.encode(signal)[0, :rows].cpu().numpy()
+            return coder.choose(latents, aim.rows, most=most)
+        codes = self.encode(signal)[0, : aim.rows].cpu().numpy()
         return coder.encode(codes, most=most)
+
+    def _decode_channel(self, payload, number, kind, count) -> np.ndarray | None:
+        if not (1 <= number <= self.quantizer.num_quantizers and count):
+            return None
+        frames = self.num_frames(count)
+        codes = self._shared().coder.decode(payload, number, frames)
+        if codes is None:
+            return None
+        given = torch.from_numpy(codes)[None].to(self._device())
+        return self.decode(given, length=count)[0].float().cpu().numpy()
 
     def _shared(self) -> _Shared:
         """Return what encoder and decoder share, from the weights as they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +14,152 @@ from speechbrain_ext.codec.container import (
     MOST_CHANNELS,
     BitstreamError,
     Coded,
+    check_limits,
     read_coded,
     write_coded,
 )
+from speechbrain_ext.data.audio import resample
 
 #: Bytes that a number in a header takes at most beside the one it is counted with.
 _MORE_BYTES = 2
+
+
+class Aim(NamedTuple):
+    """What a channel is to become.
+
+    Attributes
+    ----------
+    kind : int
+        What the header calls this way of coding.
+    bits : float or None
+        Most for a channel's payload; None: no limit.
+    snr : float or None
+        Least signal-to-noise ratio, dB.
+    rows : int or None
+        Most codes per frame.
+    """
+
+    kind: int
+    bits: float | None = None
+    snr: float | None = None
+    rows: int | None = None
+
+
+class RecordingFiles:
+    """Recordings to files and back, channel by channel: what all codecs share.
+
+    A mix-in for codecs with ``sample_rate``, ``digest`` and three methods of their own:
+    ``_aim`` checks what is asked for, ``_encode_channel`` and ``_decode_channel`` code
+    a channel at the codec's rate.
+    """
+
+    #: What the header calls the codec's ways of coding.
+    _KINDS: tuple[int, ...] = ()
+
+    def compress(
+        self,
+        wave: np.ndarray,
+        sample_rate: int,
+        *,
+        kbps: float | None = None,
+        snr: float | None = None,
+        codebooks: int | None = None,
+    ) -> bytes:
+        """Code a recording.
+
+        Arguments
+        ---------
+        wave : np.ndarray
+            [time] or [channels, time], finite, in [-1, 1]; channels are coded one by
+            one.
+        sample_rate : int
+            In Hz.
+        kbps : float or None
+            Most kilobits per second and channel, header and checksum included. A
+            codec takes what it must all the same: one codebook, or an envelope.
+        snr : float or None
+            Least signal-to-noise ratio in dB, at the codec's rate; silence has any. Of
+            `WaveCodec`.
+        codebooks : int or None
+            Number of codebooks, i.e. codes per frame. Of codecs of codes.
+
+        Returns
+        -------
+        bytes
+            A whole file; see `speechbrain_ext.codec.container`.
+
+        Raises
+        ------
+        ValueError
+            If not exactly one aim is given, the codec has no such aim or can't reach
+            it, or there is nothing to code, or more than a file holds; see
+            `check_limits`.
+        """
+        aim = self._aim(kbps, snr, codebooks)
+        channels = checked_channels(wave, type(self).__name__)
+        count, total = channels.shape[::-1]
+        check_limits(sample_rate, count, total)
+        if kbps is not None:
+            spent = 8 * overhead_bytes(channels.shape, sample_rate) / total
+            aim = aim._replace(bits=1000 * kbps * count / sample_rate - spent)
+        payloads, numbers = [], []
+        with one_thread(), torch.inference_mode():
+            for channel in channels:
+                ours = resample(channel, sample_rate, self.sample_rate)
+                payload, number = self._encode_channel(ours, aim)
+                payloads.append(payload)
+                numbers.append(number)
+        model = self.digest()[:MODEL_BYTES]
+        heads = (model, aim.kind, sample_rate, count)
+        return write_coded(Coded(*heads, tuple(numbers), tuple(payloads)))
+
+    def decompress(self, data: bytes, name: str = "input") -> tuple[np.ndarray, int]:
+        """Undo `compress`.
+
+        Arguments
+        ---------
+        data : bytes
+            A whole file.
+        name : str
+            For messages.
+
+        Returns
+        -------
+        (np.ndarray, int)
+            float32 [channels, time], as many samples as went in, and their rate in Hz.
+
+        Raises
+        ------
+        BitstreamError
+            If the file is damaged, or was coded by another model.
+        """
+        coded = read_own(data, name, self.digest())
+        if coded.kind not in self._KINDS:
+            raise BitstreamError(f"{name}: is damaged: there is no kind {coded.kind}")
+        count = resampled_length(coded.num_samples, coded.sample_rate, self.sample_rate)
+        channels = []
+        with one_thread(), torch.inference_mode():
+            for payload, number in zip(coded.payloads, coded.steps, strict=True):
+                ours = self._decode_channel(payload, number, coded.kind, count)
+                if ours is None:
+                    raise BitstreamError(f"{name}: is damaged: its bits make no sense")
+                found = resample(ours, self.sample_rate, coded.sample_rate)
+                channels.append(fit_length(found, coded.num_samples))
+        return np.stack(channels).astype(np.float32), coded.sample_rate
+
+    def _aim(self, kbps, snr, codebooks) -> Aim:
+        """Check what is asked for; `compress` finds the bits of a rate."""
+        raise NotImplementedError
+
+    def _encode_channel(self, wave: np.ndarray, aim: Aim) -> tuple[bytes, int]:
+        """Payload of [time], and the number that goes with it into the header."""
+        raise NotImplementedError
+
+    def _decode_channel(
+        self, payload: bytes, number: int, kind: int, count: int
+    ) -> np.ndarray | None:
+        """Undo `_encode_channel`, [count]; None if the payload can't be of it."""
+        raise NotImplementedError
 
 
 def checked_channels(wave: np.ndarray, owner: str) -> np.ndarray:

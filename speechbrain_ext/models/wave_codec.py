@@ -10,26 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from speechbrain_ext.codec.container import (
-    MODEL_BYTES,
-    BitstreamError,
-    Coded,
-    check_limits,
-    write_coded,
-)
 from speechbrain_ext.codec.post_filter import Decoded, PostFilter
 from speechbrain_ext.codec.settings import WaveSettings
 from speechbrain_ext.codec.wave import WaveCoder
-from speechbrain_ext.data.audio import resample
 from speechbrain_ext.models.codec import CodecResult
-from speechbrain_ext.models.recordings import (
-    checked_channels,
-    fit_length,
-    one_thread,
-    overhead_bytes,
-    read_own,
-    resampled_length,
-)
+from speechbrain_ext.models.recordings import Aim, RecordingFiles
 
 #: Settings by the number that a file names them with.
 PERCEPTUAL, FIDELITY = 0, 1
@@ -37,6 +22,8 @@ PERCEPTUAL, FIDELITY = 0, 1
 LOWEST_KBPS, HIGHEST_KBPS = 2.0, 256.0
 #: dB; beyond, 16-bit recordings have nothing to be faithful to.
 HIGHEST_SNR = 90.0
+#: Bits of a payload's last byte that may be empty.
+_ROUNDING = 4
 #: One step for all, no noise: the least error for its bits.
 _FLAT = WaveSettings(
     gamma=0.0,
@@ -47,7 +34,7 @@ _FLAT = WaveSettings(
 )
 
 
-class WaveCodec(nn.Module):
+class WaveCodec(RecordingFiles, nn.Module):
     """A transform coder with two settings: for the ear, and for the waveform.
 
     What it learns from a corpus are the contexts of its entropy coder, by `initialize`,
@@ -81,6 +68,8 @@ class WaveCodec(nn.Module):
     >>> len(data) <= 1000, wave.shape, sample_rate
     (True, (1, 8000), 8000)
     """
+
+    _KINDS = (PERCEPTUAL, FIDELITY)
 
     def __init__(
         self,
@@ -218,45 +207,7 @@ class WaveCodec(nn.Module):
             found.update(repr((coder.settings, coder.mdct.hop_samples)).encode())
         return found.digest()
 
-    def compress(
-        self,
-        wave: np.ndarray,
-        sample_rate: int,
-        *,
-        kbps: float | None = None,
-        snr: float | None = None,
-        codebooks: int | None = None,
-    ) -> bytes:
-        """Code a recording.
-
-        Arguments
-        ---------
-        wave : np.ndarray
-            [time] or [channels, time], finite, in [-1, 1]; channels are coded one by
-            one.
-        sample_rate : int
-            In Hz.
-        kbps : float or None
-            Most kilobits per second and channel, header and checksum included. A few
-            milliseconds take what they must, and near `LOWEST_KBPS` envelopes may.
-        snr : float or None
-            Least signal-to-noise ratio in dB, at `sample_rate` of the codec; silence
-            has any.
-        codebooks : int or None
-            Of other codecs; refused here.
-
-        Returns
-        -------
-        bytes
-            A whole file; see `speechbrain_ext.codec.container`.
-
-        Raises
-        ------
-        ValueError
-            If not exactly one of ``kbps`` and ``snr`` is given and positive, or there
-            is nothing to code, or more than a file holds; see `check_limits`. If a
-            recording is so quiet that no step is fine enough for ``snr``.
-        """
+    def _aim(self, kbps, snr, codebooks) -> Aim:
         if codebooks is not None:
             raise ValueError(
                 "WaveCodec: has no codebooks; give kbps or snr, got codebooks "
@@ -268,64 +219,19 @@ class WaveCodec(nn.Module):
                 "WaveCodec: give kbps or snr, one of them and positive, got "
                 f"kbps {kbps} and snr {snr}"
             )
-        if snr is not None:
-            self.check_snr(snr)
-        channels = checked_channels(wave, "WaveCodec")
-        check_limits(sample_rate, channels.shape[1], len(channels))
-        kind = PERCEPTUAL if snr is None else FIDELITY
-        coder, steps, payloads = self._coder(kind), [], []
-        with one_thread():
-            for channel in channels:
-                ours = resample(channel, sample_rate, self.sample_rate)
-                if snr is None:
-                    bits = 1000 * kbps * channels.shape[1] / sample_rate
-                    spent = 8 * overhead_bytes(channels.shape, sample_rate)
-                    aim = {"bits": max(bits - spent / len(channels) - 4, 1)}
-                else:
-                    aim = {"snr": snr}
-                payload, step = coder.compress(ours, **aim)
-                steps.append(step)
-                payloads.append(payload)
-        return write_coded(
-            Coded(
-                *(self.digest()[:MODEL_BYTES], kind, sample_rate, channels.shape[1]),
-                *(tuple(steps), tuple(payloads)),
-            )
-        )
+        if snr is None:
+            return Aim(PERCEPTUAL)
+        self.check_snr(snr)
+        return Aim(FIDELITY, snr=snr)
 
-    def decompress(self, data: bytes, name: str = "input") -> tuple[np.ndarray, int]:
-        """Undo `compress`.
+    def _encode_channel(self, wave, aim) -> tuple[bytes, int]:
+        coder = self._coder(aim.kind)
+        if aim.snr is not None:
+            return coder.compress(wave, snr=aim.snr)
+        return coder.compress(wave, bits=max(aim.bits - _ROUNDING, 1))
 
-        Arguments
-        ---------
-        data : bytes
-            A whole file.
-        name : str
-            For messages.
-
-        Returns
-        -------
-        (np.ndarray, int)
-            float32 [channels, time], as many samples as went in, and their rate in Hz.
-
-        Raises
-        ------
-        BitstreamError
-            If the file is damaged, or was coded by another model.
-        """
-        coded = read_own(data, name, self.digest())
-        if coded.kind not in (PERCEPTUAL, FIDELITY):
-            raise BitstreamError(f"{name}: is damaged: no settings {coded.kind}")
-        coder, channels = self._coder(coded.kind), []
-        count = resampled_length(coded.num_samples, coded.sample_rate, self.sample_rate)
-        with one_thread():
-            for payload, step in zip(coded.payloads, coded.steps, strict=True):
-                ours = coder.decompress(payload, step, count)
-                if ours is None:
-                    raise BitstreamError(f"{name}: is damaged: its bits make no sense")
-                found = resample(ours, self.sample_rate, coded.sample_rate)
-                channels.append(fit_length(found, coded.num_samples))
-        return np.stack(channels).astype(np.float32), coded.sample_rate
+    def _decode_channel(self, payload, number, kind, count) -> np.ndarray | None:
+        return self._coder(kind).decompress(payload, number, count)
 
     def _coder(self, kind: int) -> WaveCoder:
         return self.fidelity if kind == FIDELITY else self.perceptual

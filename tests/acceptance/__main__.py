@@ -26,6 +26,7 @@ from tests.acceptance import (
     sharing,
     speaker,
     speaker_safety,
+    static_tables,
     streaming,
     wave,
     wave_ablation,
@@ -57,6 +58,7 @@ PARTS: dict[str, Callable[[], dict]] = {
     "speaker_faults": speaker_safety.faults,
     "speaker_nan_score": speaker_safety.nan_score,
     "speaker_kill": speaker_safety.kill,
+    "static_tables": static_tables.static_tables,
     "streaming": streaming.streaming,
     "wave_ablation": wave_ablation.ablation,
     "wave_festival": wave.festival,
@@ -97,6 +99,7 @@ def main(argv: list[str]) -> int:
         }
         done = measured() | {name: entry}  # another part may have ended meanwhile
         write_json(OUTPUT, dict(sorted(done.items())))
+        codes.write_page(done)
         for claim in entry["claims"]:
             print(f"{name}: {claim['claim']}: {claim['value']} {claim['holds']}")
     broken = [n for n in done if not all(c["holds"] for c in done[n]["claims"])]

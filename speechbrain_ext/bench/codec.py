@@ -39,8 +39,8 @@ GOALS = {WaveCodec: 0.1, TransformCodec: 0.01}
 _ENCODEC_RATE = 24000
 #: The rest of the quantizer of recipes/codec/transform.yaml, whose rows of codes have
 #: 0.4 kbps each.
-_ROWS, _CODEBOOK_SIZE, _DEPTH, _NOISE_SHAPING = 40, 256, 12, 0.35
-_KBPS_OF_ROWS = {8: 20, 16: 40}
+_ROWS, _CODEBOOK_SIZE, _DEPTH, _NOISE_SHAPING = 56, 256, 16, 0.35
+_KBPS_OF_ROWS = {8: 20, 16: 40, 22.4: 56}
 
 
 @dataclass

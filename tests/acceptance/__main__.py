@@ -28,6 +28,7 @@ from tests.acceptance import (
     speaker_safety,
     static_tables,
     streaming,
+    tokens,
     wave,
     wave_ablation,
 )
@@ -60,6 +61,7 @@ PARTS: dict[str, Callable[[], dict]] = {
     "speaker_kill": speaker_safety.kill,
     "static_tables": static_tables.static_tables,
     "streaming": streaming.streaming,
+    "tokens": tokens.tokens,
     "wave_ablation": wave_ablation.ablation,
     "wave_festival": wave.festival,
     "wave_human": wave.human,

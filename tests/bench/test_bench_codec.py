@@ -19,12 +19,12 @@ def result():
 
 
 def test_every_mode_is_timed_at_both_ends(result):
+    codes = [f"TransformCodec, {kbps} kbps of codes" for kbps in ("8", "16", "22.4")]
     modes = [
         *("WaveCodec, 8 kbps", "WaveCodec, 13 kbps"),
         *("WaveCodec, 20 dB", "WaveCodec, 30 dB"),
-        *("TransformCodec, 8 kbps of codes", "TransformCodec, 16 kbps of codes"),
-        "TransformCodec, 8 kbps of codes, entropy-coded",
-        "TransformCodec, 16 kbps of codes, entropy-coded",
+        *codes,
+        *(f"{mode}, entropy-coded" for mode in codes),
         codec.ENCODEC,
     ]
     ends = {f"{mode}: {end}" for mode in modes for end in ("encode", "decode")}

@@ -16,8 +16,9 @@ from speechbrain_ext.codec.bands import STEP_ZERO, STEPS_PER_OCTAVE
 from speechbrain_ext.codec.coefficients import SILENT_PROMISE
 from speechbrain_ext.codec.exact import ONE
 
-#: The curve's coefficients, and from where to where it was measured; straight beyond.
-CURVE_SIZE = 5
+#: A curve: its coefficients, and from where to where it was measured; straight beyond.
+#: This one takes the measure for the size.
+PLAIN_CURVE = (0.0, 1.0, 0.0, 0.0, 0.0)
 _KNEE = 2 * np.log2(1.5)
 #: Frames that are looked at; of a longer signal so many blocks.
 _MOST_FRAMES, _BLOCKS = 8192, 8
@@ -38,7 +39,7 @@ class SizeCurve:
     promises : np.ndarray or None
         log2 of its envelope, in fixed point, [frames, bins]; None if none is sent.
     curve : np.ndarray
-        Of `fit_curve`; zeros: nothing was learned yet.
+        Of `fit_curve`; `PLAIN_CURVE` while nothing was learned.
     num_frames : int
         Of the whole signal, of which ``x`` may be `some_frames`.
     """
@@ -144,7 +145,7 @@ def fit_curve(measured: np.ndarray, taken: np.ndarray) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        float64, [`CURVE_SIZE`].
+        float64, like `PLAIN_CURVE`.
 
     Example
     -------

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from speechbrain_ext.codec.bands import NUM_STEPS, STEPS_PER_OCTAVE
 
+#: Guesses that are made before what is left is halved.
+_TRIALS = 6
+
 
 def find_crossing(
     function: Callable[[int], float],
@@ -68,7 +71,7 @@ def find_crossing(
         if low in values and high in values:
             share = (values[low] - target) / (values[low] - values[high])
             guess = low + math.ceil(share * (high - low))
-            if len(values) > 6:
+            if len(values) > _TRIALS:
                 guess = (low + high) // 2
         elif slope is not None and len(values) == 1:
             # Beyond the target rather than just before it.
@@ -87,20 +90,24 @@ def find_costly_crossing(
     rough: Callable[[int], float],
     *,
     near: float = 0.0,
+    trusted: float = 0.0,
     least: int = 0,
 ) -> int:
-    """Return `find_crossing` of a function that is like another that costs nothing.
+    """Return the first step whose value is no more than a target, with few calls.
 
-    Steps are those where the other, moved to go through what was found last and tilted
-    to go through what was found before that, crosses the target. One will also do if
-    the step before it would not, by the same guess.
+    Steps are those where another function that costs nothing, moved to go through what
+    was found last and tilted to go through what was found before that, crosses the
+    target. If that does not lead there soon, the rest is halved as in `find_crossing`.
 
     Arguments
     ---------
     function, target, near, least
-        As there.
+        As `find_crossing` takes them.
     rough : Callable[[int], float]
         Falls about as ``function`` does.
+    trusted : float
+        A value so little below the target will do if the step before it is expected to
+        be above. With 0 the step before was always asked for, unless ``near`` was met.
 
     Returns
     -------
@@ -111,32 +118,38 @@ def find_costly_crossing(
     -------
     >>> calls = []
     >>> find_costly_crossing(
-    ...     lambda step: calls.append(step) or 900 - step, 123.5, lambda s: 950 - s
+    ...     lambda step: calls.append(step) or 900 - step,
+    ...     *(123.5, lambda step: 950 - step),
+    ...     trusted=2,
     ... )
     777
     >>> len(calls)
     2
     """
     low, high = least - 1, NUM_STEPS
-    at, moved, tilt, first = NUM_STEPS // 2, 0.0, 0.0, True
+    at, moved, tilt, calls = NUM_STEPS // 2, 0.0, 0.0, 0
 
     def expected(step: int) -> float:
         return rough(step) + moved + tilt * (step - at)
 
     while high - low > 1:
-        guess = find_crossing(expected, target, at, least=least)
-        guess = min(max(guess, low + 1), high - 1)
+        soon = calls < _TRIALS
+        guess = (low + high) // 2
+        if soon:
+            guess = find_crossing(expected, target, at, least=least)
+            guess = min(max(guess, low + 1), high - 1)
         value = function(guess)
         found = value - rough(guess)
-        if not first:
+        if calls:
             tilt = (found - moved) / (guess - at)
-        at, moved, first = guess, found, False
+        at, moved, calls = guess, found, calls + 1
         if value > target:
             low = guess
             continue
         high = guess
         if value >= target - near:
             break
-        if guess - 1 > low and expected(guess - 1) > target:
+        believed = soon and guess - 1 > low and value >= target - trusted
+        if believed and expected(guess - 1) > target:
             break
     return high

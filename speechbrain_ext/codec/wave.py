@@ -10,7 +10,7 @@ from torch import nn
 
 from speechbrain_ext.codec import bands, coefficients, envelope
 from speechbrain_ext.codec.guesses import (
-    CURVE_SIZE,
+    PLAIN_CURVE,
     RoundedRatio,
     SizeCurve,
     fit_curve,
@@ -122,7 +122,7 @@ class WaveCoder(nn.Module):
         # Only to guess from: log2 of bits per sample at a level of 1 and its slope for
         # usual speech, and what a spectrum tells of its own.
         self.register_buffer("size_line", torch.zeros(2).double())
-        self.register_buffer("size_curve", torch.zeros(CURVE_SIZE).double())
+        self.register_buffer("size_curve", torch.tensor(PLAIN_CURVE).double())
 
     # -- learning ----------------------------------------------------------------
 
@@ -295,6 +295,7 @@ class WaveCoder(nn.Module):
                 np.log2(bits + 1),
                 self._sizes(x, level),
                 near=_NEAR_BITS,
+                trusted=2 * _NEAR_BITS,
             )
         elif snr is not None:
 

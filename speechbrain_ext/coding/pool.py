@@ -60,13 +60,16 @@ def run_jobs(
 
 def _in_processes(task: Task, jobs: Sequence[Job], nj: int) -> Iterator[Done]:
     context, since = multiprocessing.get_context("spawn"), time.time()
-    before = set(multiprocessing.active_children())
+    before, started = set(multiprocessing.active_children()), set()
     with ProcessPoolExecutor(
         nj, mp_context=context, initializer=_start, initargs=(task,)
     ) as pool:
         try:
-            with _deaf_children():
-                futures = [pool.submit(_work_on, job) for job in jobs]
+            with _deaf():
+                try:
+                    futures = [pool.submit(_work_on, job) for job in jobs]
+                finally:
+                    started = set(multiprocessing.active_children()) - before
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
@@ -75,14 +78,15 @@ def _in_processes(task: Task, jobs: Sequence[Job], nj: int) -> Iterator[Done]:
                 "files are whole\n  Next: the same with --skip_existing --nj 1"
             ) from error
         except BaseException:
-            _stop(set(multiprocessing.active_children()) - before)
-            _clear(jobs, since)
+            with _deaf():  # to Ctrl-C again: it would leave processes
+                _stop(started)
+                _clear(jobs, since)
             raise
 
 
 @contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Start processes that don't hear Ctrl-C: this one stops them, in its own way."""
+def _deaf() -> Iterator[None]:
+    """Hear no Ctrl-C; nor do processes that are started: this one stops them itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

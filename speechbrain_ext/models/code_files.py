@@ -76,22 +76,25 @@ class CodeFiles(RecordingFiles):
             )
         return Aim(CODES, rows=most if codebooks is None else int(codebooks))
 
-    def _encode_channel(self, wave, aim) -> tuple[bytes, int]:
-        coder = self._shared().coder
+    def _tools(self) -> tuple[bytes, CodeCoder]:
+        shared = self._shared()
+        return shared.digest, shared.coder
+
+    def _encode_channel(self, wave, aim, tools) -> tuple[bytes, int]:
         most = None if aim.bits is None else int(aim.bits / 8)
         signal = torch.from_numpy(np.asarray(wave, np.float32))[None]
         signal = signal.to(self._device())
         if isinstance(self.quantizer, AdaptiveResidualVectorQuantizer):
             latents = self.analyze(signal)[0].float().cpu().numpy()
-            return coder.choose(latents, aim.rows, most=most)
+            return tools.choose(latents, aim.rows, most=most)
         codes = self.encode(signal)[0, : aim.rows].cpu().numpy()
-        return coder.encode(codes, most=most)
+        return tools.encode(codes, most=most)
 
-    def _decode_channel(self, payload, number, kind, count) -> np.ndarray | None:
+    def _decode_channel(self, payload, number, kind, count, tools) -> np.ndarray | None:
         if not (1 <= number <= self.quantizer.num_quantizers and count):
             return None
         frames = self.num_frames(count)
-        codes = self._shared().coder.decode(payload, number, frames)
+        codes = tools.decode(payload, number, frames)
         if codes is None:
             return None
         given = torch.from_numpy(codes)[None].to(self._device())

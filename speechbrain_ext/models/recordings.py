@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,9 +48,9 @@ class Aim(NamedTuple):
 class RecordingFiles:
     """Recordings to files and back, channel by channel: what all codecs share.
 
-    A mix-in for codecs with ``sample_rate``, ``digest`` and three methods of their own:
-    ``_aim`` checks what is asked for, ``_encode_channel`` and ``_decode_channel`` code
-    a channel at the codec's rate.
+    A mix-in for codecs with ``sample_rate`` and four methods of their own: ``_aim``
+    checks what is asked for, ``_tools`` fetches what a file takes, ``_encode_channel``
+    and ``_decode_channel`` code a channel at the codec's rate.
     """
 
     #: What the header calls the codec's ways of coding.
@@ -102,15 +102,15 @@ class RecordingFiles:
         if kbps is not None:
             spent = 8 * overhead_bytes(channels.shape, sample_rate) / total
             aim = aim._replace(bits=1000 * kbps * count / sample_rate - spent)
+        digest, tools = self._tools()
         payloads, numbers = [], []
         with one_thread(), torch.inference_mode():
             for channel in channels:
                 ours = resample(channel, sample_rate, self.sample_rate)
-                payload, number = self._encode_channel(ours, aim)
+                payload, number = self._encode_channel(ours, aim, tools)
                 payloads.append(payload)
                 numbers.append(number)
-        model = self.digest()[:MODEL_BYTES]
-        heads = (model, aim.kind, sample_rate, count)
+        heads = (digest[:MODEL_BYTES], aim.kind, sample_rate, count)
         return write_coded(Coded(*heads, tuple(numbers), tuple(payloads)))
 
     def decompress(self, data: bytes, name: str = "input") -> tuple[np.ndarray, int]:
@@ -133,14 +133,17 @@ class RecordingFiles:
         BitstreamError
             If the file is damaged, or was coded by another model.
         """
-        coded = read_own(data, name, self.digest())
+        digest, tools = self._tools()
+        coded = read_own(data, name, digest)
         if coded.kind not in self._KINDS:
             raise BitstreamError(f"{name}: is damaged: there is no kind {coded.kind}")
         count = resampled_length(coded.num_samples, coded.sample_rate, self.sample_rate)
         channels = []
         with one_thread(), torch.inference_mode():
             for payload, number in zip(coded.payloads, coded.steps, strict=True):
-                ours = self._decode_channel(payload, number, coded.kind, count)
+                ours = self._decode_channel(
+                    *(payload, number, coded.kind, count), tools
+                )
                 if ours is None:
                     raise BitstreamError(f"{name}: is damaged: its bits make no sense")
                 found = resample(ours, self.sample_rate, coded.sample_rate)
@@ -151,12 +154,18 @@ class RecordingFiles:
         """Check what is asked for; `compress` finds the bits of a rate."""
         raise NotImplementedError
 
-    def _encode_channel(self, wave: np.ndarray, aim: Aim) -> tuple[bytes, int]:
+    def _tools(self) -> tuple[bytes, Any]:
+        """Digest of what both sides share, and what channels are coded with."""
+        raise NotImplementedError
+
+    def _encode_channel(
+        self, wave: np.ndarray, aim: Aim, tools: Any
+    ) -> tuple[bytes, int]:
         """Payload of [time], and the number that goes with it into the header."""
         raise NotImplementedError
 
     def _decode_channel(
-        self, payload: bytes, number: int, kind: int, count: int
+        self, payload: bytes, number: int, kind: int, count: int, tools: Any
     ) -> np.ndarray | None:
         """Undo `_encode_channel`, [count]; None if the payload can't be of it."""
         raise NotImplementedError

@@ -128,12 +128,35 @@ def test_a_rough_guess_leads_to_the_crossing(moved, scale, target):
     assert len(asked) == len(set(asked)) <= 4
 
 
-def test_a_rough_guess_that_is_wrong_only_takes_longer():
+@pytest.mark.parametrize(
+    ("exact", "rough"),
+    [
+        (lambda s: 1.0 if s < 700 else -1.0, lambda s: -float(s)),
+        (lambda s: 1.0 if s < 700 else -100.0, lambda s: -float(s)),
+        (lambda s: 1.0 if s < 700 else -1.0, lambda s: 0.0),
+        (lambda s: 1001.0 / (s + 1) - 1001.0 / 701, lambda s: -s / 64),
+        (lambda s: 2.0 ** (14 - s / 64) - 2.0 ** (14 - 700 / 64), lambda s: 0.0),
+        (lambda s: (700 - s) ** 3, lambda s: s),  # which rises
+    ],
+)
+@pytest.mark.parametrize("trusted", [0.0, 1e-9])
+def test_a_rough_guess_that_is_wrong_only_takes_longer(exact, rough, trusted):
     asked = []
 
-    def exact(step):
+    def counted(step):
         asked.append(step)
-        return 1.0 if step < 700 else -1.0
+        return exact(step)
 
-    assert find_costly_crossing(exact, 0.0, lambda step: -float(step)) == 700
-    assert len(asked) == len(set(asked))
+    assert find_costly_crossing(counted, 0.0, rough, trusted=trusted) == 700
+    assert len(asked) == len(set(asked)) <= 16
+
+
+def test_a_guess_is_believed_only_near_the_target():
+    def bits(step):
+        return 16.0 - step / 64
+
+    def wrong(step):  # says that the step before is far above
+        return -100.0 * step
+
+    found = find_costly_crossing(bits, 5.0, wrong, trusted=0.02)
+    assert 5.0 - 0.02 <= bits(found) <= 5.0

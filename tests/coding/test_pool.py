@@ -58,14 +58,19 @@ class Deaf(Slow):
         return super().__call__(job)
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("kind", [Slow, Deaf])
-def test_an_interrupt_leaves_no_half_file_and_no_process(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(pool, "_PATIENCE_SECONDS", 10.0 if kind is Slow else 0.2)
+def test_an_interrupt_leaves_no_half_file_and_no_process(
+    tmp_path, kind, times, monkeypatch
+):
+    monkeypatch.setattr(pool, "_PATIENCE_SECONDS", 10.0 if kind is Slow else 0.6)
 
     def interrupt():
         while len(list(tmp_path.iterdir())) < 2:  # both are at it
             threading.Event().wait(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(0.3)
 
     thread = threading.Thread(target=interrupt)
     # A background job of a shell ignores Ctrl-C; who sits at a terminal does not.
@@ -74,9 +79,10 @@ def test_an_interrupt_leaves_no_half_file_and_no_process(tmp_path, kind, monkeyp
         thread.start()
         with pytest.raises(KeyboardInterrupt):
             list(run_jobs(kind(20.0), kind(), jobs(tmp_path, 5), nj=2))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that comes too late
+        thread.join()
     finally:
         signal.signal(signal.SIGINT, before)
-    thread.join()
     assert not list(tmp_path.iterdir())
     assert not multiprocessing.active_children()
 

@@ -26,6 +26,17 @@ def data(codec):
     return codec.compress(speech(seed=9), 16000, kbps=8)
 
 
+@pytest.mark.parametrize("hertz", [200, 400, 1400, 2600])
+def test_a_ratio_is_held_for_what_is_no_speech(codec, hertz):
+    seconds = np.arange(8000) / 16000
+    wave = 0.3 * np.sin(2 * np.pi * hertz * seconds)
+    wave += 0.1 * np.sin(2 * np.pi * (hertz + 1000) * seconds)
+    for asked in range(5, 60, 6):
+        found, _ = codec.decompress(codec.compress(wave, 16000, snr=asked))
+        error = np.square(wave - found[0]).sum() / np.square(wave).sum()
+        assert -10 * np.log10(error) >= asked
+
+
 @pytest.mark.parametrize("sample_rate", [8000, 16000, 22050, 48000])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_samples_come_back_at_their_rate_and_number(codec, sample_rate, channels):

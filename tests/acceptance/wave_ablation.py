@@ -81,7 +81,7 @@ def ablation() -> dict:
     write_json(rows_file, {"rows": rows})
     text = [HEAD.format(learned=NUM_LEARNED, scored=_counts(rows, corpora))]
     for corpus in corpora:
-        text += [f"\n## {corpus}\n", *_table(corpus, rows)]
+        text += [f"\n## {corpus}", *_table(corpus, rows)]
     write_text(DOCS / "wave_ablation.md", "\n".join(text) + "\n")
     return {
         "command": "python -m tests.acceptance wave_ablation",
@@ -144,10 +144,11 @@ def _counts(rows: dict, corpora: dict) -> str:
 
 def _table(corpus: str, rows: dict):
     heads = [f"{METRICS[name][0]}{'' if METRICS[name][2] else ' ↓'}" for name in SHOWN]
-    yield "| change | kbps | " + " | ".join(heads) + " | PESQ-WB: difference |"
-    yield "|---|---:|" + "---:|" * (len(SHOWN) + 1)
     first = rows[f"{corpus}: {next(iter(CHANGES))}"]
     for kbps in first:
+        yield f"\n### {kbps} kbps\n"
+        yield "| change | kbps | " + " | ".join(heads) + " | PESQ-WB: difference |"
+        yield "|---|---:|" + "---:|" * (len(SHOWN) + 1)
         for change in CHANGES:
             found = rows[f"{corpus}: {change}"][kbps]
             cells = [

@@ -124,6 +124,11 @@ class WaveCoder(nn.Module):
         self.register_buffer("size_line", torch.zeros(2).double())
         self.register_buffer("size_curve", torch.tensor(PLAIN_CURVE).double())
 
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        """Load weights, also those from before spectra told of sizes."""
+        state_dict.setdefault(f"{prefix}size_curve", self.size_curve)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     # -- learning ----------------------------------------------------------------
 
     @torch.no_grad()

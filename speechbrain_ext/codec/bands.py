@@ -121,7 +121,8 @@ def make_shape(edges: np.ndarray, gamma: float, weights_db: np.ndarray) -> Shape
 
 def measure_envelope(spectrum: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Return rounded log2 of each band's root mean square, int64 [frames, bands]."""
-    power = np.add.reduceat(spectrum.astype(np.float64) ** 2, edges[:-1], axis=1)
+    power = np.square(spectrum, dtype=np.float64)
+    power = np.add.reduceat(power, edges[:-1], axis=1)
     rms = np.sqrt(power / np.diff(edges))
     with np.errstate(divide="ignore"):
         return np.clip(np.rint(np.log2(rms)), FLOOR, CEILING).astype(np.int64)

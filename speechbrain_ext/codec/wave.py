@@ -124,6 +124,11 @@ class WaveCoder(nn.Module):
         self.register_buffer("size_line", torch.zeros(2).double())
         self.register_buffer("size_curve", torch.tensor(PLAIN_CURVE).double())
 
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        """Load weights, also those from before spectra told of sizes."""
+        state_dict.setdefault(f"{prefix}size_curve", self.size_curve)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     # -- learning ----------------------------------------------------------------
 
     @torch.no_grad()
@@ -243,7 +248,12 @@ class WaveCoder(nn.Module):
     def analyse(self, wave: np.ndarray) -> np.ndarray:
         """Return the spectrum of [time], float64 [frames, bins]."""
         signal = torch.from_numpy(np.asarray(wave, np.float32))[None]
-        return self.analysis(signal.to(self.analysis.dct.device))[0].cpu().numpy()
+        blocks = self.analysis.blocks(signal.to(self.analysis.dct.device))
+        made = np.empty((blocks.shape[1] - 1, blocks.shape[2]))
+        for start in range(0, len(made), _BLOCK):  # an hour takes gigabytes at once
+            part = self.analysis.transform(blocks[:, start : start + _BLOCK + 1])
+            made[start : start + _BLOCK] = part[0].cpu().numpy()
+        return made
 
     def compress(
         self,
@@ -339,8 +349,13 @@ class WaveCoder(nn.Module):
         for place, decoded, skip in self._blocks(symbols, step):
             found = self._mended_here(decoded)[0, skip:].cpu().numpy()
             made[place] = found[: len(made[place])]
-        spectrum = torch.from_numpy(made)[None].to(self.mdct.dct.device)
-        return self.mdct.inverse(spectrum, length=num_samples)[0].cpu().numpy()
+        hop, wave = self.mdct.hop_samples, np.empty(num_samples, np.float32)
+        for start in range(0, frames - 1, _BLOCK):
+            part = torch.from_numpy(made[start : start + _BLOCK + 1])[None]
+            found = self.mdct.inverse(part.to(self.mdct.dct.device))[0].cpu().numpy()
+            place = wave[start * hop : (start + _BLOCK) * hop]
+            place[:] = found[: len(place)]
+        return wave
 
     def synthesise(self, decoded: Decoded, num_samples: int) -> np.ndarray:
         """Return the waveform of what was decoded, float32 [num_samples]."""

@@ -134,15 +134,22 @@ class MDCT(nn.Module):
         ValueError
             If ``wav`` is not [batch, time] or holds no sample.
         """
+        with torch.autocast(wav.device.type, enabled=False):
+            return self.transform(self.blocks(wav))
+
+    def blocks(self, wav: torch.Tensor) -> torch.Tensor:
+        """Cut a waveform into blocks, with silence around it, for `transform`.
+
+        Arguments, errors: as `forward`. Returns [batch, num_frames + 1, hop_samples].
+        """
         if wav.ndim != 2 or wav.shape[1] == 0:
             raise ValueError(
                 f"MDCT: wav must be [batch, time >= 1], got {list(wav.shape)}"
             )
         hop = self.hop_samples
-        with torch.autocast(wav.device.type, enabled=False):
-            padding = self.num_frames(wav.shape[1]) * hop - wav.shape[1]
-            padded = nn.functional.pad(wav.to(self.dct.dtype), (hop, padding))
-            return self.transform(padded.reshape(wav.shape[0], -1, hop))
+        padding = self.num_frames(wav.shape[1]) * hop - wav.shape[1]
+        padded = nn.functional.pad(wav.to(self.dct.dtype), (hop, padding))
+        return padded.reshape(wav.shape[0], -1, hop)
 
     def transform(self, blocks: torch.Tensor) -> torch.Tensor:
         """Transform a signal that is cut into blocks, a frame for each two of them.

@@ -124,6 +124,19 @@ def test_a_long_recording_is_made_in_blocks(name, monkeypatch):
         assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
+def test_weights_from_before_sizes_were_told_still_load(coder):
+    weights = coder.state_dict()
+    del weights["size_curve"]
+    other = WaveCoder(coder.settings, hidden=coder.coefficients_first.shape[1])
+    other.load_state_dict(weights)
+    wave = np.random.default_rng(0).standard_normal(8000) / 10
+    data, step = other.compress(wave, bits=8000)
+    assert 0.95 * 8000 < 8 * len(data) <= 8000
+    assert np.array_equal(
+        other.decompress(data, step, 8000), coder.decompress(data, step, 8000)
+    )
+
+
 def test_a_minute_of_silence_is_not_taken_for_damage(coder):
     silence = np.zeros(16000 * 60)
     data, step = coder.compress(silence, step=600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ class Aim(NamedTuple):
     rows: int | None = None
 
 
-class RecordingFiles:
+class RecordingFiles(abc.ABC):
     """Recordings to files and back, channel by channel: what all codecs share.
 
     A mix-in for codecs with ``sample_rate`` and four methods of their own: ``_aim``
@@ -150,25 +151,25 @@ class RecordingFiles:
                 channels.append(fit_length(found, coded.num_samples))
         return np.stack(channels).astype(np.float32), coded.sample_rate
 
+    @abc.abstractmethod
     def _aim(self, kbps, snr, codebooks) -> Aim:
         """Check what is asked for; `compress` finds the bits of a rate."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _tools(self) -> tuple[bytes, Any]:
         """Digest of what both sides share, and what channels are coded with."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _encode_channel(
         self, wave: np.ndarray, aim: Aim, tools: Any
     ) -> tuple[bytes, int]:
         """Payload of [time], and the number that goes with it into the header."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _decode_channel(
         self, payload: bytes, number: int, kind: int, count: int, tools: Any
     ) -> np.ndarray | None:
         """Undo `_encode_channel`, [count]; None if the payload can't be of it."""
-        raise NotImplementedError
 
 
 def checked_channels(wave: np.ndarray, owner: str) -> np.ndarray:

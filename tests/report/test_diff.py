@@ -203,7 +203,13 @@ def test_results_alone_can_be_compared():
 def test_codec_results_are_compared_rate_by_rate():
     folder = ROOT / "egs" / "telugu" / "results"
     found = sections(folder / "festival.json", folder / "human_g722.json")
-    assert "SNR dB at 8.0 kbps" in rows(found["metrics"])
+    compared = rows(found["metrics"])
+    for name in ("SNR dB at 8.0 kbps nominal", "kbps, of 8.0 kbps nominal"):
+        assert all(float(value) > 0 for value in compared[name])
+    found = sections(folder / "wave_festival.json", folder / "wave_human.json")
+    assert all(
+        float(value) > 0 for value in rows(found["metrics"])["SNR dB at 7.0 kbps"]
+    )
     found = sections(folder / "festival.json", RESULTS)
     assert list(found) == ["task"]
     assert rows(found["task"]) == {"task": ("codec", "speaker")}

@@ -115,7 +115,7 @@ def _codec_figures(results: dict[str, Any]) -> dict[str, Figure]:
 
 
 def _rate(system: dict[str, Any]) -> str:
-    """Name a rate alike for all corpora: what codes take as files is another on each."""
+    """Name a rate alike for all corpora; files of the same codes differ in size."""
     if "nominal_kbps" in system:
         return f"{system['nominal_kbps']:.1f} kbps nominal"
     return f"{system['kbps']:.1f} kbps"
